@@ -1,0 +1,168 @@
+"""`plan` and `copy`.
+
+Imports face, operations, report and the words; the heavy ones inside the commands, because
+`--help` should not wait for psycopg.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+
+from mishika_migrate.cli import options
+
+if TYPE_CHECKING:
+    from mishika_migrate import model
+    from mishika_migrate.cli.face import Face
+
+
+def plan(
+    source: options.Source = None,
+    target: options.Target = None,
+    include_spendlogs: options.SpendLogs = None,
+    include_errorlogs: options.ErrorLogs = None,
+    include_usage: options.Usage = None,
+    include_auditlogs: options.AuditLogs = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    everything: options.Everything = None,
+    create_schema: options.CreateSchema = None,
+    proxy_config: options.ProxyConfig = None,
+    matrix: options.Matrix = None,
+    config: options.Config = None,
+    json: options.Json = None,
+    quiet: options.Quiet = None,
+    verbose: options.Verbose = None,
+) -> None:
+    """Show what `copy` would do, and what stands in its way. Changes nothing.
+
+    Ends with status 4 when a finding refuses the copy.
+    """
+    given = locals()
+    from mishika_migrate.cli.face import Face
+    from mishika_migrate.operations import copy, look
+
+    face = Face(given)
+    found = look.both(
+        face.rules(),
+        face.settings.need_source(),
+        face.settings.need_target(),
+        face.wanted(),
+        implied=face.implied(),
+    )
+    _show(face, found.plan)
+    if found.plan.refused:
+        raise typer.Exit(copy.refusal(found.plan).status)
+
+
+def copy(
+    source: options.Source = None,
+    target: options.Target = None,
+    include_spendlogs: options.SpendLogs = None,
+    include_errorlogs: options.ErrorLogs = None,
+    include_usage: options.Usage = None,
+    include_auditlogs: options.AuditLogs = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    everything: options.Everything = None,
+    create_schema: options.CreateSchema = None,
+    proxy_config: options.ProxyConfig = None,
+    matrix: options.Matrix = None,
+    config: options.Config = None,
+    jobs: options.Jobs = None,
+    dry_run: options.DryRun = None,
+    resume: options.Resume = None,
+    retries: options.Retries = None,
+    retry_seconds: options.RetrySeconds = None,
+    lock_timeout: options.LockTimeout = None,
+    yes: options.Yes = None,
+    json: options.Json = None,
+    quiet: options.Quiet = None,
+    verbose: options.Verbose = None,
+) -> None:
+    """Copy the keys, and all that keeps them working, to another server.
+
+    Keys, teams, users and budgets arrive in one transaction: all of them, or none. Logs follow,
+    many tables at once. Whatever interrupts a run, `copy --resume` continues it.
+    """
+    given = locals()
+    from mishika_migrate.cli.face import Face
+
+    face = Face(given)
+    if face.settings.resume:
+        _resume(face)
+    else:
+        _begin(face)
+
+
+def _begin(face: Face) -> None:
+    from mishika_migrate import errors
+    from mishika_migrate.operations import copy, look
+
+    source, target = face.settings.need_source(), face.settings.need_target()
+    found = look.both(face.rules(), source, target, face.wanted(), implied=face.implied())
+    if found.unfinished is not None and not face.settings.dry_run:
+        raise errors.Incomplete(
+            f"run {found.unfinished.run} on {target.label} is unfinished",
+            hint=f"Continue it: `{copy.RESUME}`.",
+        )
+    if face.settings.dry_run:
+        _show(face, found.plan)
+        if found.plan.refused:
+            raise typer.Exit(copy.refusal(found.plan).status)
+        return
+    if found.plan.refused:
+        raise copy.refusal(found.plan)
+    if face.lines is None and not face.settings.quiet:
+        from mishika_migrate.report import terminal
+
+        terminal.plan(face.err, found.plan)
+    face.confirm(f"Copy to {target.label}?")
+    execute(face, found.plan, functools.partial(copy.begin, found.plan))
+
+
+def _resume(face: Face) -> None:
+    from mishika_migrate.operations import copy
+
+    todo, before = copy.resumable(face.settings.need_source(), face.settings.need_target())
+    execute(face, todo, functools.partial(copy.resume, todo, before))
+
+
+def execute(face: Face, todo: model.Plan, run: Callable[..., tuple[model.Account, ...]]) -> tuple[model.Account, ...]:
+    """Runs it under the two signals, shows its progress, then the books."""
+    from mishika_migrate.cli.signals import Stop
+    from mishika_migrate.operations import copy, engine
+    from mishika_migrate.report import terminal
+
+    wanted = face.settings
+    began = time.monotonic()
+    with Stop() as stop, face.watching(todo) as emit:
+        accounts = run(
+            wanted.need_source(),
+            wanted.need_target(),
+            options=copy.Options(
+                jobs=wanted.jobs,
+                policy=engine.Policy(attempts=wanted.retries, seconds=wanted.retry_seconds),
+                lock_timeout=wanted.lock_timeout,
+            ),
+            emit=emit,
+            stopping=stop,
+        )
+    if face.lines is None:
+        terminal.accounts(face.out, accounts, seconds=time.monotonic() - began)
+    return accounts
+
+
+def _show(face: Face, what: model.Plan) -> None:
+    from mishika_migrate import plan as plans
+    from mishika_migrate.report import terminal
+
+    face.result(
+        "plan",
+        {**plans.as_dict(what), "digest": what.digest, "refused": bool(what.refused)},
+        lambda to: terminal.plan(to, what),
+    )

@@ -1,0 +1,168 @@
+"""The options that several commands share, each with its environment variable.
+
+Imports typer and settings' names only. An option that was not given is None, so that the file and
+the defaults can speak (`settings.load`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+PREFIX = "MISHIKA_MIGRATE_"
+
+
+def option(flag: str, *more: str, help: str, **extra: Any) -> Any:
+    """A typer option whose twin in the environment follows from its name."""
+    variable = PREFIX + flag.partition("/")[0].lstrip("-").replace("-", "_").upper()
+    return typer.Option(flag, *more, help=help, envvar=variable, show_default=False, **extra)
+
+
+_SERVERS = "Servers"
+_TABLES = "Which tables"
+_RUN = "How it runs"
+_FACE = "What you see"
+
+Source = Annotated[
+    str | None,
+    option(
+        "--source",
+        metavar="URL",
+        help="Where the rows are: a Postgres URL (the proxy's DATABASE_URL works), key=value or service=NAME.",
+        rich_help_panel=_SERVERS,
+    ),
+]
+Target = Annotated[
+    str | None,
+    option("--target", metavar="URL", help="Where they go, in the same forms.", rich_help_panel=_SERVERS),
+]
+ProxyConfig = Annotated[
+    Path | None,
+    option(
+        "--proxy-config",
+        metavar="FILE",
+        help="The proxy's own proxy_config.yaml: names the source and explains what its settings imply.",
+        rich_help_panel=_SERVERS,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    option(
+        "--config",
+        metavar="FILE",
+        help="Settings instead of ./mishika-migrate.yaml.",
+        rich_help_panel=_SERVERS,
+    ),
+]
+Matrix = Annotated[
+    Path | None,
+    option("--matrix", metavar="FILE", help="Another matrix than the packaged one.", rich_help_panel=_TABLES),
+]
+SpendLogs = Annotated[
+    bool | None,
+    option(
+        "--include-spendlogs/--no-include-spendlogs",
+        help="Also the log of every request: history on the UI.",
+        rich_help_panel=_TABLES,
+    ),
+]
+ErrorLogs = Annotated[
+    bool | None,
+    option(
+        "--include-errorlogs/--no-include-errorlogs",
+        help="Also the log of failed requests: history on the UI.",
+        rich_help_panel=_TABLES,
+    ),
+]
+Usage = Annotated[
+    bool | None,
+    option(
+        "--include-usage/--no-include-usage",
+        help="Also the daily sums that the Usage page reads.",
+        rich_help_panel=_TABLES,
+    ),
+]
+AuditLogs = Annotated[
+    bool | None,
+    option(
+        "--include-auditlogs/--no-include-auditlogs",
+        help="Also who changed what.",
+        rich_help_panel=_TABLES,
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    option("--include", metavar="NAME", help="Also this table or group; repeat it.", rich_help_panel=_TABLES),
+]
+Exclude = Annotated[
+    list[str] | None,
+    option("--exclude", metavar="NAME", help="Not this table or group; repeat it.", rich_help_panel=_TABLES),
+]
+Everything = Annotated[
+    bool | None,
+    option(
+        "--everything/--no-everything",
+        help="All tables but those that the matrix never copies.",
+        rich_help_panel=_TABLES,
+    ),
+]
+CreateSchema = Annotated[
+    bool | None,
+    option(
+        "--create-schema/--no-create-schema",
+        help="Create the source's schema on an empty target first (needs pg_dump).",
+        rich_help_panel=_TABLES,
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    option("--jobs", "-j", metavar="N", help="Tables at once (4).", rich_help_panel=_RUN),
+]
+DryRun = Annotated[
+    bool | None,
+    option("--dry-run/--no-dry-run", help="Print the plan, write nothing.", rich_help_panel=_RUN),
+]
+Resume = Annotated[
+    bool | None,
+    option("--resume/--no-resume", help="Continue the target's unfinished run.", rich_help_panel=_RUN),
+]
+Retries = Annotated[
+    int | None,
+    option("--retries", metavar="N", help="Attempts of one step (5).", rich_help_panel=_RUN),
+]
+RetrySeconds = Annotated[
+    str | None,
+    option(
+        "--retry-seconds",
+        metavar="TIME",
+        help="How long after its first failure a step is tried again (2min).",
+        rich_help_panel=_RUN,
+    ),
+]
+LockTimeout = Annotated[
+    str | None,
+    option(
+        "--lock-timeout",
+        metavar="TIME",
+        help="How long to wait for a table's lock (10s).",
+        rich_help_panel=_RUN,
+    ),
+]
+Yes = Annotated[
+    bool | None,
+    option("--yes/--no-yes", "-y", help="Answer yes; needed without a terminal.", rich_help_panel=_RUN),
+]
+Json = Annotated[
+    bool | None,
+    option("--json/--no-json", help="JSON lines on stdout, nothing else.", rich_help_panel=_FACE),
+]
+Quiet = Annotated[
+    bool | None,
+    option("--quiet/--no-quiet", "-q", help="No progress.", rich_help_panel=_FACE),
+]
+Verbose = Annotated[
+    bool | None,
+    option("--verbose/--no-verbose", "-v", help="Tracebacks of unexpected errors.", rich_help_panel=_FACE),
+]

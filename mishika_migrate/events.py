@@ -1,0 +1,121 @@
+"""The facts of a run, in the order they happen. Terminal, JSON lines and reports consume these.
+
+Imports the words only. Nothing here knows how it will be shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mishika_migrate import model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """`steps` counts all steps of the plan; `done` those that an earlier attempt has finished."""
+
+    run: str
+    source: str
+    target: str
+    digest: str
+    tables: int
+    rows: float
+    bytes: int
+    steps: int
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted:
+    name: str
+    title: str
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What is under way, as the target's server counts it. `bytes` are those of the stream."""
+
+    table: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRetried:
+    """A transient failure; the step starts again from nothing after `wait` seconds."""
+
+    step: str
+    attempt: int
+    error: str
+    wait: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFinished:
+    """Committed on the target together with its ledger row."""
+
+    step: str
+    stage: str
+    table: str
+    kind: str
+    rows: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepKept:
+    """Done by an earlier attempt of this run and still equal to the source: not repeated."""
+
+    step: str
+    table: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noticed:
+    """Something an operator should read, that stops nothing."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotReleased:
+    """The source's vacuum is free again after `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """Everything of the plan is on the target. `accounts` has one entry a table, in plan order."""
+
+    run: str
+    accounts: tuple[model.Account, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStopped:
+    """The run ended early. `landed` are the committed steps; the next command is `hint`."""
+
+    run: str
+    landed: tuple[str, ...]
+    open: tuple[str, ...]
+    message: str
+    hint: str
+
+
+Event = (
+    RunStarted
+    | StageStarted
+    | Progress
+    | StepRetried
+    | StepFinished
+    | StepKept
+    | Noticed
+    | SnapshotReleased
+    | RunFinished
+    | RunStopped
+)

@@ -1,0 +1,34 @@
+"""How a finding is worded: its makers, and the SQL names for statements that a person will paste.
+
+Imports the words only.
+"""
+
+from __future__ import annotations
+
+from mishika_migrate import model
+
+
+def major(version: int) -> str:
+    """`180006` is 18; before version 10 the second number counts too: `90624` is 9.6."""
+    return str(version // 1_00_00) if version >= 10_00_00 else f"{version // 1_00_00}.{version // 100 % 100}"
+
+
+def quoted(name: str) -> str:
+    """An SQL identifier, for a statement that a person will paste."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def qualified(name: str, catalog: model.Catalog) -> str:
+    return f"{quoted(catalog.endpoint.schema)}.{quoted(name)}"
+
+
+def refuse(code: str, subject: str, message: str, fix: str) -> model.Finding:
+    return model.Finding(code=code, severity="refuse", subject=subject, message=message, fix=fix)
+
+
+def warn(code: str, subject: str, message: str, fix: str = "") -> model.Finding:
+    return model.Finding(code=code, severity="warn", subject=subject, message=message, fix=fix)
+
+
+def note(code: str, subject: str, message: str, fix: str = "") -> model.Finding:
+    return model.Finding(code=code, severity="note", subject=subject, message=message, fix=fix)

@@ -1,0 +1,185 @@
+"""Runs tasks, many at once, and tries them again when a failure is worth it.
+
+Imports work, events and the words; the only home of tenacity. A worker never waits before a
+retry: the task goes back to the queue, so the same loop serves every executor and a stop is
+noticed at once.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import tenacity
+from tenacity.stop import stop_base
+
+from mishika_migrate import errors, events, model
+from mishika_migrate.operations import work
+
+_TICK_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """At most `attempts` of one task, none of them begun later than `seconds` after its first failure."""
+
+    attempts: int = 5
+    seconds: float = 120.0
+
+
+class Interruption(Exception):
+    """`stopping` became true; every open task was rolled back."""
+
+
+def run(
+    tasks: Sequence[work.Task],
+    *,
+    executor: concurrent.futures.Executor,
+    policy: Policy,
+    emit: Callable[[events.Event], None],
+    tick: Callable[[], None],
+    stopping: Callable[[], bool],
+    cancel: Callable[[], None],
+) -> list[tuple[work.Task, tuple[model.Landed, ...]]]:
+    """What every task did, in the order in which they ended.
+
+    Raises the first failure that is not worth another try, after all other open tasks have ended;
+    what they committed before stays. `tick` is called a few times a second in this thread.
+    """
+    loop = _Loop(executor=executor, policy=policy, emit=emit, queue=[_Try.first(task, policy) for task in tasks])
+    try:
+        while loop.open:
+            if stopping():
+                raise Interruption
+            loop.submit()
+            loop.collect()
+            tick()
+    except BaseException:
+        work.halt.set()
+        while not loop.drain():
+            cancel()
+        raise
+    finally:
+        work.halt.clear()
+    return loop.done
+
+
+@dataclass(slots=True, kw_only=True)
+class _Try:
+    """One task on its way: the attempt that is next, and when it may start (monotonic seconds)."""
+
+    task: work.Task
+    attempt: int
+    ready: float
+    attempts: Iterator[tenacity.AttemptManager]
+    current: tenacity.AttemptManager
+
+    @classmethod
+    def first(cls, task: work.Task, policy: Policy) -> _Try:
+        attempts = iter(
+            tenacity.Retrying(
+                stop=tenacity.stop_any(tenacity.stop_after_attempt(policy.attempts), _TooLate(policy.seconds)),
+                wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
+                retry=tenacity.retry_if_exception(_worth_another),
+                sleep=lambda seconds: None,
+                reraise=True,
+            )
+        )
+        return cls(task=task, attempt=1, ready=0.0, attempts=attempts, current=next(attempts))
+
+    def again(self, error: BaseException) -> float:
+        """Seconds to wait before the next attempt; raises `error` when there is none."""
+        state = self.current.retry_state
+        state.set_exception((type(error), error, error.__traceback__))
+        self.current = next(self.attempts)
+        self.attempt += 1
+        wait = state.upcoming_sleep
+        self.ready = time.monotonic() + wait
+        return wait
+
+
+class _TooLate(stop_base):
+    """Counts from the first failure: tenacity's own stop_after_delay counts from the start, and a
+    table that copied well for an hour still deserves its retries."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._first: float | None = None
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        return now - self._first > self._seconds
+
+
+def _worth_another(error: BaseException) -> bool:
+    return isinstance(error, errors.ServerError) and error.transient
+
+
+@dataclass(slots=True, kw_only=True)
+class _Loop:
+    executor: concurrent.futures.Executor
+    policy: Policy
+    emit: Callable[[events.Event], None]
+    queue: list[_Try]
+    running: dict[concurrent.futures.Future[tuple[model.Landed, ...]], _Try] = field(default_factory=dict)
+    done: list[tuple[work.Task, tuple[model.Landed, ...]]] = field(default_factory=list)
+
+    @property
+    def open(self) -> bool:
+        return bool(self.queue or self.running)
+
+    def submit(self) -> None:
+        now = time.monotonic()
+        for item in [item for item in self.queue if item.ready <= now]:
+            self.queue.remove(item)
+            self.running[self.executor.submit(work.perform, item.task, attempt=item.attempt)] = item
+
+    def collect(self) -> None:
+        if not self.running:
+            time.sleep(_TICK_SECONDS)  # every task waits for its next attempt
+            return
+        ended, _ = concurrent.futures.wait(
+            self.running, timeout=_TICK_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
+        )
+        for future in ended:
+            self._take(future, self.running.pop(future))
+
+    def _take(self, future: concurrent.futures.Future[tuple[model.Landed, ...]], item: _Try) -> None:
+        error = future.exception()
+        if error is None:
+            self._finished(item.task, future.result())
+            return
+        wait = item.again(error)
+        self.emit(events.StepRetried(step=item.task.id, attempt=item.attempt, error=str(error), wait=round(wait, 1)))
+        self.queue.append(item)
+
+    def _finished(self, task: work.Task, landed: tuple[model.Landed, ...]) -> None:
+        self.done.append((task, landed))
+        for step, outcome in zip(task.steps, landed, strict=True):
+            self.emit(
+                events.StepFinished(
+                    step=step.id,
+                    stage=task.stage,
+                    table=outcome.table,
+                    kind=type(step).__name__,
+                    rows=outcome.rows_in,
+                    bytes=outcome.bytes,
+                    seconds=outcome.seconds,
+                )
+            )
+
+    def drain(self) -> bool:
+        """Lets open tasks end; what one commits meanwhile is reported. True when none is left."""
+        self.queue.clear()
+        for future in list(self.running):
+            future.cancel()
+        ended, _ = concurrent.futures.wait(self.running, timeout=_TICK_SECONDS)
+        for future in ended:
+            item = self.running.pop(future)
+            if not future.cancelled() and future.exception() is None:
+                self._finished(item.task, future.result())
+        return not self.running

@@ -1,0 +1,101 @@
+"""Reads both servers and makes the plan; writes nothing.
+
+Imports pg, plan, matrix and the words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from mishika_migrate import matrix, model, plan, selection
+from mishika_migrate.pg import catalog, connect, dump, ledger, survey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """The plan, and the run that an earlier `copy` left unfinished on the target, if any."""
+
+    plan: model.Plan
+    unfinished: model.Unfinished | None
+
+
+def both(
+    rules: matrix.Matrix,
+    source: model.Endpoint,
+    target: model.Endpoint,
+    wanted: selection.Wanted,
+    *,
+    implied: Sequence[model.Finding] = (),
+) -> Look:
+    """Connects to both at once. Raises `errors.Unreachable` for the first side that cannot be had."""
+    with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+        sessions = _sessions(stack, pool, source, target)
+        ends = (source, target)
+        reading = [pool.submit(_catalog, sessions[end.role][0], end, rules) for end in ends]
+        ours, theirs = (future.result() for future in reading)
+        chosen = selection.select(rules, ours, wanted)
+        with connect.translated(target):
+            unfinished = ledger.unfinished(sessions["target"][0])
+        answers = _survey(sessions, source, rules, ours, chosen, wanted)
+    made = plan.build(rules, ours, theirs, chosen, answers, wanted, implied=implied)
+    return Look(plan=made, unfinished=unfinished)
+
+
+def one(rules: matrix.Matrix, endpoint: model.Endpoint) -> model.Catalog:
+    """What one server has."""
+    with connect.session(endpoint, name="mishika-migrate/look") as session:
+        return catalog.read(session, endpoint, migrations=rules.migrations)
+
+
+Sessions = dict[model.Role, tuple[connect.Session, connect.Session]]
+
+
+def _sessions(stack: ExitStack, pool: ThreadPoolExecutor, source: model.Endpoint, target: model.Endpoint) -> Sessions:
+    """Two of each side: whether two sessions share a backend tells a transaction pooler."""
+    opening = [
+        pool.submit(connect.open, endpoint, name="mishika-migrate/plan")
+        for endpoint in (source, source, target, target)
+    ]
+    failure: Exception | None = None
+    opened: list[connect.Session] = []
+    for future in opening:
+        try:
+            session = future.result()
+        except Exception as error:
+            failure = failure or error
+        else:
+            stack.callback(session.close)
+            opened.append(session)
+    if failure is not None:
+        raise failure
+    return {"source": (opened[0], opened[1]), "target": (opened[2], opened[3])}
+
+
+def _catalog(session: connect.Session, endpoint: model.Endpoint, rules: matrix.Matrix) -> model.Catalog:
+    with connect.translated(endpoint):
+        return catalog.read(session, endpoint, migrations=rules.migrations)
+
+
+def _survey(
+    sessions: Sessions,
+    source: model.Endpoint,
+    rules: matrix.Matrix,
+    ours: model.Catalog,
+    chosen: model.Selection,
+    wanted: selection.Wanted,
+) -> model.Survey:
+    reader = sessions["source"][0]
+    pointers, shapes, unlooked = selection.questions(rules, ours, chosen)
+    roles: tuple[model.Role, model.Role] = ("source", "target")
+    with connect.translated(source):
+        return model.Survey(
+            same_database=survey.same_database(reader, sessions["target"][0]),
+            pooled=tuple(role for role in roles if survey.pooled(*sessions[role])),
+            dangling=survey.dangling(reader, source.schema, pointers),
+            unparseable=survey.unparseable(reader, source.schema, shapes),
+            unlooked=unlooked,
+            pg_dump=dump.version() if wanted.create_schema else None,
+        )

@@ -1,0 +1,87 @@
+"""Sequences, views and statistics of the target, and schema text applied to an empty target.
+
+Imports pg.connect and the words.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import LiteralString
+
+from psycopg import sql
+
+from mishika_migrate import model
+from mishika_migrate.pg import connect
+
+
+def set_sequence(source: connect.Session, target: connect.Session, step: model.SetSequence) -> None:
+    """Gives the target's sequence the source's `last_value`; one that is ahead already stays.
+
+    `max(column)` would hand out the number of a deleted row again. setval is not undone by a
+    rollback, which can only leave the sequence ahead: harmless.
+    """
+    row = source.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(_name(step.source))).fetchone()
+    assert row is not None
+    target.execute(
+        sql.SQL(
+            "SELECT setval({regclass}, {value}, {called}) FROM {sequence} t"
+            " WHERE (t.last_value, t.is_called) < ({value}, {called})"
+        ).format(
+            regclass=sql.Literal(_name(step.target).as_string()),
+            value=sql.Literal(row[0]),
+            called=sql.Literal(row[1]),
+            sequence=_name(step.target),
+        )
+    )
+
+
+def create_view(target: connect.Session, step: model.CreateView) -> None:
+    """Creates the view in the caller's transaction and gives it to `owner` where the role may.
+
+    A view that belongs to another role than its tables cannot be read through by the proxy.
+    """
+    target.execute(
+        sql.SQL("SELECT set_config('search_path', {}, true)").format(
+            sql.Literal(sql.Identifier(step.target.schema).as_string())
+        )
+    )
+    target.execute(
+        sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(_name(step.target), sql.SQL(_trusted(step.definition)))
+    )
+    row = target.execute(
+        "SELECT %(owner)s <> current_user AND pg_has_role(%(owner)s, 'MEMBER')", {"owner": step.owner}
+    ).fetchone()
+    if row and row[0]:
+        target.execute(sql.SQL("ALTER VIEW {} OWNER TO {}").format(_name(step.target), sql.Identifier(step.owner)))
+
+
+def analyze(target: connect.Session, step: model.Analyze) -> None:
+    """Without the privilege the server warns and skips; that is no failure."""
+    target.execute(sql.SQL("ANALYZE {}").format(_name(step.target)))
+
+
+def apply(target: connect.Session, script: str, *, schema: str) -> None:
+    """Runs a dump's text in the caller's transaction: either the whole schema is there, or nothing."""
+    target.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+    target.execute(sql.SQL(_trusted(script)))
+
+
+_META = re.compile(r"^(\\(un)?restrict .*|SET transaction_timeout = 0;|CREATE SCHEMA \w+;)$", re.M)
+
+
+def plain(script: str) -> str:
+    """A pg_dump script without what only psql understands, and without `CREATE SCHEMA`.
+
+    Newer pg_dump wraps its output in \\restrict, and sets transaction_timeout, which servers
+    before 17 do not know.
+    """
+    return _META.sub("", script)
+
+
+def _trusted(text: str) -> LiteralString:
+    # Text that a server printed about its own objects; there is no way to compose it.
+    return text
+
+
+def _name(name: model.TableName) -> sql.Identifier:
+    return sql.Identifier(name.schema, name.name)

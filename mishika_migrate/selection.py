@@ -1,0 +1,227 @@
+"""Decides which tables go and which stay, each with its reason. Pure.
+
+Imports matrix and the words. `questions` says what must be asked of the source's rows before
+`plan.build` can judge the selection.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mishika_migrate import errors, matrix, model
+
+# A table of more bytes than this is not searched for dangling references before a run.
+_SEARCHED_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the operator asks for beyond the matrix; names are tables or groups of the matrix."""
+
+    groups: frozenset[str] = frozenset()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    everything: bool = False
+    create_schema: bool = False
+
+
+def select(rules: matrix.Matrix, source: model.Catalog, wanted: Wanted) -> model.Selection:
+    """Which tables go and which stay, each with its reason.
+
+    Raises `errors.ConfigurationError` for a name that neither the source nor the matrix knows.
+    """
+    include = _resolve(wanted.include, rules, source)
+    exclude = _resolve(wanted.exclude, rules, source)
+    for group in sorted(wanted.groups):
+        if rules.group(group) is None:
+            raise errors.ConfigurationError(f"the matrix {rules.name} has no group {group}")
+    reasons: dict[str, str] = {}
+    left: dict[str, model.Left] = {}
+    for table in _known_first(rules, source):
+        reason, stays = _verdict(table, rules, wanted, include, exclude)
+        if reason:
+            reasons[table.name] = reason
+        else:
+            left[table.name] = stays
+    if wanted.create_schema and rules.migrations and source.table(rules.migrations):
+        reasons[rules.migrations] = "the history of the schema that is created here"
+    findings = _close(reasons, left, source, exclude)
+    return model.Selection(
+        chosen=tuple(
+            _chosen(table, reasons[table.name], rules)
+            for table in _known_first(rules, source, migrations=True)
+            if table.name in reasons
+        ),
+        left=tuple(left.values()),
+        findings=tuple(findings),
+    )
+
+
+def _known_first(rules: matrix.Matrix, source: model.Catalog, *, migrations: bool = False) -> Iterable[model.Table]:
+    known = [table for entry in rules.entries if (table := source.table(entry.table))]
+    names = {table.name for table in known} | ({rules.migrations} if not migrations else set())
+    return [*known, *(table for table in source.tables if table.name not in names)]
+
+
+def _verdict(
+    table: model.Table, rules: matrix.Matrix, wanted: Wanted, include: frozenset[str], exclude: frozenset[str]
+) -> tuple[str, model.Left]:
+    """The reason to copy, or an empty one and why the table stays behind."""
+    entry = rules.entry(table.name)
+    if entry is None:
+        reason = "asked for" if table.name in include else "everything" if wanted.everything else ""
+        return reason, _stays(table, "not in the matrix", "what it holds: the matrix does not know", known=False)
+    if entry.need == "never":
+        return "", _stays(table, f"never copied: {entry.why}", "nothing that should last")
+    if table.name in exclude:
+        return "", _stays(table, "excluded", entry.loses or entry.why)
+    reason = _reason(table, entry, wanted, include)
+    if reason:
+        return reason, _stays(table, "", "")
+    if entry.need == "if-used":
+        return "", _stays(table, "empty on the source", "nothing")
+    group = rules.group(entry.group or "")
+    ask = f"not asked for ({group.flag})" if group else "not asked for"
+    return "", _stays(table, ask, entry.loses)
+
+
+def _reason(table: model.Table, entry: matrix.Entry, wanted: Wanted, include: frozenset[str]) -> str:
+    if entry.need == "required":
+        return entry.why
+    if table.name in include:
+        return "asked for"
+    if entry.need == "if-used":
+        return "" if table.occupied is False else f"in use: {entry.why}"
+    if wanted.everything or entry.group in wanted.groups:
+        return f"asked for: {entry.why}"
+    return ""
+
+
+def _stays(table: model.Table, reason: str, loses: str, *, known: bool = True) -> model.Left:
+    return model.Left(table=table.name, reason=reason, loses=loses, rows=table.rows, known=known)
+
+
+def _chosen(table: model.Table, reason: str, rules: matrix.Matrix) -> model.Chosen:
+    entry = rules.entry(table.name)
+    stage: model.StageName = entry.stage if entry else "core" if table.name == rules.migrations else "bulk"
+    return model.Chosen(table=table.name, stage=stage, reason=reason, rows=table.rows, bytes=table.bytes)
+
+
+def _close(
+    reasons: dict[str, str], left: dict[str, model.Left], source: model.Catalog, exclude: frozenset[str]
+) -> list[model.Finding]:
+    """Adds every table that a chosen one references by a foreign key; changes both dicts."""
+    findings = []
+    waiting = list(reasons)
+    while waiting:
+        name = waiting.pop()
+        table = source.table(name)
+        for key in table.foreign_keys if table else ():
+            if key.references in reasons or source.table(key.references) is None:
+                continue
+            by = f"{name}.{', '.join(key.columns)}"
+            if key.references in exclude:
+                findings.append(
+                    model.Finding(
+                        code="excluded-but-referenced",
+                        severity="refuse",
+                        subject=key.references,
+                        message=f"{key.references} is excluded, but {by} references it by a foreign key",
+                        fix=f"exclude {name} as well, or include {key.references}",
+                    )
+                )
+                continue
+            reasons[key.references] = f"referenced by {by}"
+            left.pop(key.references, None)
+            waiting.append(key.references)
+    return findings
+
+
+def _resolve(names: Iterable[str], rules: matrix.Matrix, source: model.Catalog) -> frozenset[str]:
+    """Full table names of what the operator calls a table or a group."""
+    known = list(dict.fromkeys([*(entry.table for entry in rules.entries), *(t.name for t in source.tables)]))
+    found: set[str] = set()
+    for name in names:
+        members = [entry.table for entry in rules.entries if entry.group == name]
+        found.update(members or [_resolve_one(name, known)])
+    return frozenset(found)
+
+
+def _resolve_one(name: str, known: Sequence[str]) -> str:
+    if name in known:
+        return name
+    short = [table for table in known if table.partition("_")[2].lower() == name.lower()]
+    if len(short) == 1:
+        return short[0]
+    nearest = difflib.get_close_matches(name, [*known, *(t.partition("_")[2] for t in known)], n=1)
+    raise errors.ConfigurationError(
+        f"there is no table or group {name!r}",
+        hint=f"Did you mean {nearest[0]}?" if nearest else "`mishika-migrate tables` lists them.",
+    )
+
+
+# -- questions to the rows ------------------------------------------------------------------------
+
+
+def questions(
+    rules: matrix.Matrix, source: model.Catalog, selection: model.Selection
+) -> tuple[tuple[model.Pointer, ...], tuple[model.Shape, ...], tuple[str, ...]]:
+    """What to ask the source's rows, and the tables that are too large to ask."""
+    pointers: list[model.Pointer] = []
+    shapes: list[model.Shape] = []
+    unlooked: list[str] = []
+    for chosen in selection.chosen:
+        entry, table = rules.entry(chosen.table), source.table(chosen.table)
+        if entry is None or table is None or not _readable(table):
+            continue
+        shapes.append(_shape(entry, table))
+        if table.bytes > _SEARCHED_BYTES:
+            unlooked.append(table.name)
+        elif chosen.stage == "core":
+            pointers.extend(_pointers(entry, table, source, selection))
+    return (
+        tuple(pointers),
+        tuple(shape for shape in shapes if shape.objects or shape.present),
+        tuple(unlooked),
+    )
+
+
+def _readable(table: model.Table) -> bool:
+    return "SELECT" in table.privileges and not table.hidden
+
+
+def _shape(entry: matrix.Entry, table: model.Table) -> model.Shape:
+    return model.Shape(
+        table=table.name,
+        objects=tuple(name for name in entry.objects if _type(table, name) in ("json", "jsonb")),
+        present=tuple(name for name in entry.present if _type(table, name)),
+        names=tuple(name for name in entry.names if _type(table, name)),
+    )
+
+
+def _pointers(
+    entry: matrix.Entry, table: model.Table, source: model.Catalog, selection: model.Selection
+) -> Iterable[model.Pointer]:
+    for reference in entry.references:
+        other = source.table(reference.table)
+        if not _type(table, reference.column):
+            continue
+        absent = other is None or not selection.has(reference.table)
+        if other is not None and not absent and not (_type(other, reference.key) and _readable(other)):
+            continue
+        yield model.Pointer(
+            table=table.name,
+            column=reference.column,
+            references=reference.table,
+            key=reference.key,
+            each=reference.each,
+            exempt=reference.exempt,
+            absent=absent,
+        )
+
+
+def _type(table: model.Table, column: str) -> str:
+    found = table.column(column)
+    return found.type if found else ""

@@ -1,0 +1,110 @@
+"""A TCP proxy in front of a server's socket that cuts, stalls and counts."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from mishika_migrate.sandbox import servers
+
+
+class Proxy:
+    """Forwards 127.0.0.1:`port` to a Unix socket.
+
+    `cut_after(n)` cuts every connection once `n` more bytes have gone to the server through any of
+    them; `refuse` turns new connections away; `stall` lets nothing pass in either direction.
+    """
+
+    def __init__(self, to: Path) -> None:
+        self._to = to
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._guard = threading.Lock()
+        self._budget: int | None = None
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self.refuse = False
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, url: str) -> str:
+        """The server's URL, through this proxy."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}{urlsplit(url).path}?sslmode=disable"
+
+    def cut_after(self, size: int) -> None:
+        self._budget = size
+
+    def cut(self) -> None:
+        """Ends all connections now, without a word to either end."""
+        with self._guard:
+            pairs, self._pairs = self._pairs, []
+        self.cuts += len(pairs)
+        for pair in pairs:
+            for end in pair:
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # that end went first
+                end.close()
+
+    def stall(self) -> None:
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        self._flowing.set()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.flow()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.refuse:
+                client.close()
+                continue
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(str(self._to))
+            with self._guard:
+                self._pairs.append((client, server))
+            threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
+
+    def _pump(self, come: socket.socket, go: socket.socket, counted: bool) -> None:
+        try:
+            while block := come.recv(65536):
+                self._flowing.wait()
+                if counted and self._budget is not None:
+                    self._budget -= len(block)
+                    if self._budget <= 0:
+                        self._budget = None
+                        self.cut()
+                        return
+                go.sendall(block)
+            go.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # cut
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[servers.Server], Proxy]]:
+    """`proxy(server)` makes one; all are closed after the test."""
+    made: list[Proxy] = []
+
+    def make(server: servers.Server) -> Proxy:
+        made.append(Proxy(server.socket))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

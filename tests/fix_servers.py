@@ -1,0 +1,145 @@
+"""Two real servers a test worker, and a database of its own for every test, cloned from a template."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from mishika_migrate import addresses, model
+from mishika_migrate.sandbox import sample, schema, servers
+
+KEYS, LOGS = 300, 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The old server, with sample data in template `filled`, and the new one with `bare` (schema only)."""
+
+    old: servers.Server
+    new: servers.Server
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator[Pair]:
+    """PG 18 of the wheel on both sides; the old one is any other version when MISHIKA_TEST_OLD names its major."""
+    embedded = servers.embedded()
+    wanted = int(os.environ.get("MISHIKA_TEST_OLD", embedded.version))
+    older = next(found for found in servers.find_binaries() if found.version == wanted)
+    with tempfile.TemporaryDirectory(prefix="mm-") as folder, ExitStack() as stack:
+        old = stack.enter_context(servers.Server.create(Path(folder) / "old", binaries=older))
+        new = stack.enter_context(servers.Server.create(Path(folder) / "new", binaries=embedded))
+        for server in (old, new):
+            _template(server, "bare", filled=False)
+        _template(old, "filled", filled=True)
+        yield Pair(old=old, new=new)
+
+
+def _template(server: servers.Server, name: str, *, filled: bool) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as session:
+        session.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    schema.apply(server.url(name))
+    if filled:
+        schema.create_views(server.url(name))
+        sample.fill(server.url(name), keys=KEYS, logs=LOGS, usage=200)
+
+
+Clone = Callable[[servers.Server, str], str]
+
+
+@pytest.fixture
+def clone() -> Iterator[Clone]:
+    """`clone(server, template)` is the URL of a new database; `template0` gives an empty one."""
+    made: list[tuple[servers.Server, str]] = []
+
+    def make(server: servers.Server, template: str) -> str:
+        name = f"t{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(server.url(), autocommit=True) as session:
+            session.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+            )
+        made.append((server, name))
+        return server.url(name)
+
+    yield make
+    for server, name in made:
+        if not server.running:
+            continue
+        with psycopg.connect(server.url(), autocommit=True) as session:
+            session.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+_numbers = iter(range(1_000_000))
+
+
+@pytest.fixture
+def source_url(pair: Pair, clone: Clone) -> str:
+    """A filled database on the old server."""
+    return clone(pair.old, "filled")
+
+
+@pytest.fixture
+def target_url(pair: Pair, clone: Clone) -> str:
+    """A database with the proxy's schema and no rows on the new server."""
+    return clone(pair.new, "bare")
+
+
+def endpoint(url: str, role: model.Role) -> model.Endpoint:
+    return addresses.endpoint(url, role=role, origin=f"--{role}", environ={})
+
+
+@pytest.fixture
+def source(source_url: str) -> model.Endpoint:
+    return endpoint(source_url, "source")
+
+
+@pytest.fixture
+def target(target_url: str) -> model.Endpoint:
+    return endpoint(target_url, "target")
+
+
+# -- the independent check ------------------------------------------------------------------------
+
+
+def tables_of(url: str, schema_name: str = "public") -> list[str]:
+    with psycopg.connect(url) as session:
+        found = session.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind IN ('r', 'p')"
+            " AND NOT relispartition ORDER BY 1",
+            [schema_name],
+        )
+        return [str(row[0]) for row in found]
+
+
+def rows_of(url: str, table: str, schema_name: str = "public") -> list[str]:
+    """Every row as exact text, columns by name, in an order of its own; shares no code with the tool."""
+    with psycopg.connect(url) as session:
+        session.execute("SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET DateStyle = 'ISO'")
+        columns = [
+            str(row[0])
+            for row in session.execute(
+                "SELECT column_name FROM information_schema.columns"
+                " WHERE table_schema = %s AND table_name = %s ORDER BY column_name",
+                [schema_name, table],
+            )
+        ]
+        query = sql.SQL("SELECT ROW({})::text FROM {}").format(
+            sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(schema_name, table)
+        )
+        return sorted(str(row[0]) for row in session.execute(query))
+
+
+def assert_equal(one: str, other: str, tables: list[str]) -> None:
+    """Fails with the first table that is not the same row for row, value for value."""
+    for table in tables:
+        ours, theirs = rows_of(one, table), rows_of(other, table)
+        assert len(ours) == len(theirs), f"{table}: {len(ours)} rows here, {len(theirs)} there"
+        different = [(a, b) for a, b in zip(ours, theirs, strict=True) if a != b]
+        assert not different, f"{table}: {str(different[0])[:2000]}"

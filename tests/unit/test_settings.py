@@ -1,0 +1,420 @@
+"""Flags, environment, file and defaults, and what the proxy's own file adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mishika_migrate import errors, model, settings
+
+FILE = "mishika-migrate.yaml"
+
+
+def write(directory: Path, text: str) -> None:
+    (directory / FILE).write_text(text)
+    (directory / FILE).chmod(0o600)
+
+
+def load(directory: Path, environ: Mapping[str, str] = MappingProxyType({}), **given: Any) -> settings.Settings:
+    return settings.load(given, environ=environ, directory=directory)
+
+
+def refusal(
+    directory: Path, environ: Mapping[str, str] = MappingProxyType({}), **given: Any
+) -> errors.ConfigurationError:
+    with pytest.raises(errors.ConfigurationError) as caught:
+        load(directory, environ, **given)
+    assert caught.value.hint
+    return caught.value
+
+
+def label(endpoint: model.Endpoint | None) -> str | None:
+    return endpoint.label if endpoint else None
+
+
+# -- precedence -----------------------------------------------------------------------------------
+
+
+def test_nothing_said_gives_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path) == settings.Settings()
+    assert load(tmp_path, source=None, jobs=None, include=None, everything=None) == settings.Settings()
+
+
+def test_the_file_says_every_option(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """
+source: postgresql://u@old/db
+target: postgresql://u@new/db?schema=proxy
+matrix: tables.yaml
+include-spendlogs: true
+include_errorlogs: true
+include-usage: true
+include-auditlogs: false
+include: [A, B, A]
+exclude: [C]
+create-schema: true
+jobs: 8
+dry-run: true
+resume: true
+"yes": true
+json: true
+quiet: true
+verbose: true
+retries: 3
+retry-seconds: 2min
+lock_timeout: 500ms
+""",
+    )
+    made = load(tmp_path)
+    assert label(made.source) == "u@old:5432/db"
+    assert made.target and made.target.schema == "proxy"
+    assert made.matrix == tmp_path / "tables.yaml"
+    assert made.groups == {"spendlogs", "errorlogs", "usage"}
+    assert made.include == ("A", "B")
+    assert made.exclude == ("C",)
+    assert all([made.create_schema, made.dry_run, made.resume, made.yes, made.json, made.quiet, made.verbose])
+    assert (made.jobs, made.retries, made.retry_seconds, made.lock_timeout) == (8, 3, 120.0, 0.5)
+    assert made.warnings == ()
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    text = "source: host=a\ninclude: [A]\njobs: 8\ninclude-usage: true\nmatrix: from-file.yaml\n"
+    write(tmp_path, text)
+    made = load(
+        tmp_path,
+        source="host=b user=u",
+        include=["B"],
+        jobs=2,
+        include_usage=False,
+        matrix=Path("from-flag.yaml"),
+    )
+    assert label(made.source) == "u@b:5432/u"
+    assert (made.include, made.jobs, made.groups) == (("B",), 2, frozenset())
+    assert made.matrix == Path("from-flag.yaml")
+
+
+def test_an_empty_list_of_a_flag_is_not_given(tmp_path: Path) -> None:
+    write(tmp_path, "include: [A]\n")
+    assert load(tmp_path, include=[]).include == ("A",)
+
+
+def test_a_named_file_replaces_the_one_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("jobs: 2\n")
+    (tmp_path / FILE).write_text("jobs: 3\n")
+    made = settings.load({}, environ={}, config=tmp_path / "other.yaml", directory=tmp_path)
+    assert made.jobs == 2
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(errors.ConfigurationError, match="no such file"):
+        settings.load({}, environ={}, config=tmp_path / "missing.yaml", directory=tmp_path)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(errors.ConfigurationError):
+        settings.load({}, environ={}, directory=tmp_path)
+
+
+# -- what is wrong --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("jobs: 4\njobz: 4\n", f"{FILE}:2: unknown key jobz", "jobs"),
+        ("include_spend-logs: true\n", f"{FILE}:1: unknown key include_spend-logs", "include-spendlogs"),
+        ("dry-run: true\ndry_run: true\n", f"{FILE}:2: dry_run and dry-run are the same key", "Keep one"),
+        ("\njobs: 0\n", f"{FILE}:2: jobs must be a whole number from 1 to 64", "1 to 64"),
+        ("jobs: 65\n", f"{FILE}:1: jobs must be", "64"),
+        ("jobs: true\n", f"{FILE}:1: jobs must be", "64"),
+        ("jobs: 2.5\n", f"{FILE}:1: jobs must be", "64"),
+        ("jobs:\n", f"{FILE}:1: jobs must be", "64"),
+        ("retries: 101\n", f"{FILE}:1: retries must be", "100"),
+        ("'yes': sure\n", f"{FILE}:1: yes must be true or false", "true or false"),
+        ("jobs: 1\nyes: true\n", f"{FILE}:2: a bare yes is no key", '"yes": true'),
+        ("include: A\n", f"{FILE}:1: include must be a list", "list"),
+        ("include: [1]\n", f"{FILE}:1: include must be a list", "list"),
+        ("exclude: ['']\n", f"{FILE}:1: exclude must be a list", "list"),
+        ("lock-timeout: -1\n", f"{FILE}:1: lock-timeout must be", "500ms"),
+        ("lock-timeout: .nan\n", f"{FILE}:1: lock-timeout must be", "500ms"),
+        ("lock-timeout: .inf\n", f"{FILE}:1: lock-timeout must be", "500ms"),
+        ("retry-seconds: 5 days\n", f"{FILE}:1: retry-seconds must be", "500ms"),
+        ("retry-seconds: true\n", f"{FILE}:1: retry-seconds must be", "500ms"),
+        ("retry-seconds: 25h\n", f"{FILE}:1: retry-seconds must be", "500ms"),
+        ("matrix: 5\n", f"{FILE}:1: matrix must be the path", "path"),
+        ("matrix: ''\n", f"{FILE}:1: matrix must be the path", "path"),
+        ("source: 5\n", f"{FILE}:1: source must be a connection string", "connection string"),
+        ("target: mysql://u:SECRET@h/d\n", f"{FILE}:1: the URI does not start", "Postgres"),
+        ("jobs: 1\nexclude: [B, A]\ninclude: [A]\n", f"{FILE}:2: A is in both", "one of the two"),
+        ("everything: true\ninclude: [A]\n", f"{FILE}:2: include and everything", "Leave include out"),
+        ("- jobs\n", f"{FILE}:1: ", ""),
+        ("1: 2\n", f"{FILE}:1: ", ""),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_line(tmp_path: Path, text: str, message: str, hint: str) -> None:
+    write(tmp_path, text)
+    error = refusal(tmp_path)
+    assert error.message.startswith(str(tmp_path))
+    assert message in error.message
+    assert hint in error.hint
+    assert "SECRET" not in error.message + error.hint
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"jobs": 0}, "--jobs: jobs must be a whole number from 1 to 64"),
+        ({"lock_timeout": "soon"}, "--lock-timeout: lock-timeout must be"),
+        ({"dry_run": "yes"}, "--dry-run: dry-run must be true or false"),
+        ({"include": ["A"], "exclude": ["A"]}, "--exclude: A is in both"),
+        ({"include": ["A"], "everything": True}, "--include: include and everything"),
+        ({"source": ""}, "--source: the connection string is empty"),
+        ({"target": "host=h x=1"}, "--target: unknown connection parameter x"),
+        ({"job": 1}, "--job: no such option"),
+    ],
+)
+def test_a_bad_flag_is_named(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    assert refusal(tmp_path, **given).message.startswith(message)
+
+
+def test_a_bad_environment_variable_is_named(tmp_path: Path) -> None:
+    error = refusal(tmp_path, environ={"MISHIKA_MIGRATE_JOBS": "99"}, jobs=99)
+    assert error.message.startswith("MISHIKA_MIGRATE_JOBS: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(10, 10.0), (0, 0.0), (1.5, 1.5), ("10s", 10.0), ("250 ms", 0.25), ("2min", 120.0), ("1h", 3600)],
+)  # fmt: skip
+def test_times_are_numbers_or_have_a_unit(tmp_path: Path, value: object, seconds: float) -> None:
+    assert load(tmp_path, lock_timeout=value).lock_timeout == seconds
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text() | st.none())
+
+
+@given(st.dictionaries(st.sampled_from(settings.NAMES), VALUES))
+def test_arbitrary_values_raise_nothing_else(given: dict[str, object]) -> None:
+    try:
+        settings.load(given, environ={}, directory=Path("/nonexistent"))
+    except errors.ConfigurationError as error:
+        assert error.message
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+def test_a_needed_endpoint_says_how_to_give_it(tmp_path: Path, role: str) -> None:
+    made = load(tmp_path)
+    with pytest.raises(errors.ConfigurationError, match=f"no {role} given") as caught:
+        getattr(made, f"need_{role}")()
+    for word in (f"--{role}", f"MISHIKA_MIGRATE_{role.upper()}", FILE):
+        assert word in caught.value.hint
+    said: dict[str, Any] = {role: "host=h user=u"}
+    assert getattr(load(tmp_path, **said), f"need_{role}")().label == "u@h:5432/u"
+
+
+# -- passwords that lie open ----------------------------------------------------------------------
+
+SECRET = "postgresql://u:hunter22@h/d"
+
+
+def test_a_password_in_a_flag_draws_a_warning(tmp_path: Path) -> None:
+    (warning,) = load(tmp_path, source=SECRET, target="host=h").warnings
+    assert "--source" in warning
+    assert "MISHIKA_MIGRATE_SOURCE" in warning
+    assert "hunter22" not in warning
+
+
+def test_a_password_in_the_environment_draws_none(tmp_path: Path) -> None:
+    made = load(tmp_path, environ={"MISHIKA_MIGRATE_SOURCE": SECRET}, source=SECRET)
+    assert made.warnings == ()
+    assert "hunter22" not in repr(made)
+
+
+@pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o700, False), (0o640, True), (0o604, True)])
+def test_a_password_in_a_file_for_all_draws_a_warning(tmp_path: Path, mode: int, warns: bool) -> None:
+    (tmp_path / FILE).write_text(f"jobs: 2\ntarget: {SECRET}\n")
+    (tmp_path / FILE).chmod(mode)
+    warnings = load(tmp_path).warnings
+    assert len(warnings) == warns
+    for warning in warnings:
+        assert f"{FILE}:2" in warning
+        assert "chmod 600" in warning
+        assert "hunter22" not in warning
+
+
+def test_an_open_file_without_a_password_draws_none(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(f"source: host=h\ntarget: {SECRET}\n")
+    (tmp_path / FILE).chmod(0o644)
+    environ = {"MISHIKA_MIGRATE_TARGET": "host=h"}
+    assert load(tmp_path, environ=environ, target="host=h").warnings == ()
+
+
+# -- the proxy's own file -------------------------------------------------------------------------
+
+
+def proxy(
+    directory: Path, text: str, environ: dict[str, str] | None = None, *, needed: bool = True
+) -> settings.ProxyConfig:
+    path = directory / "proxy_config.yaml"
+    path.write_text(text)
+    return settings.read_proxy_config(path, environ or {}, needed=needed)
+
+
+FULL = """
+model_list:
+  - model_name: gpt
+    mishikallm_params: {model: openai/gpt, api_key: os.environ/KEY}
+general_settings:
+  master_key: sk-1234
+  database_url: "postgresql://u:hunter22@old/db?connection_limit=10"
+  disable_spend_logs: true
+  disable_error_logs: true
+  store_model_in_db: true
+"""
+
+
+def test_the_four_keys_are_read_and_all_others_left_alone(tmp_path: Path) -> None:
+    made = proxy(tmp_path, FULL)
+    assert made.database_url == "postgresql://u:hunter22@old/db?connection_limit=10"
+    assert (made.disable_spend_logs, made.disable_error_logs, made.store_model_in_db) == (True, True, True)
+    assert "hunter22" not in repr(made)
+    assert made.path.endswith("proxy_config.yaml")
+
+
+@pytest.mark.parametrize("text", ["model_list: []\n", "general_settings:\n", "general_settings: {database_url: }\n"])
+def test_a_proxy_file_may_say_nothing(tmp_path: Path, text: str) -> None:
+    made = proxy(tmp_path, text)
+    assert made.database_url is None
+    assert made.store_model_in_db is None
+    assert settings.implications(made) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("general_settings: []\n", ":1: general_settings"),
+        ("general_settings:\n  database_url: 5\n", ":2: general_settings.database_url"),
+        ("general_settings:\n  disable_spend_logs: 'on it'\n", ":2: general_settings.disable_spend_logs"),
+        ("general_settings:\n\n  disable_error_logs: 1\n", ":3: general_settings.disable_error_logs"),
+        ("general_settings:\n  store_model_in_db: []\n", ":2: general_settings.store_model_in_db"),
+        ("general_settings:\n  database_url: os.environ/\n", ":2: database_url names"),
+    ],
+)
+def test_a_wrong_type_in_the_proxy_file_has_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(errors.ConfigurationError) as caught:
+        proxy(tmp_path, text)
+    assert message in caught.value.message
+
+
+def test_references_to_the_environment_are_resolved(tmp_path: Path) -> None:
+    text = "general_settings:\n  database_url: os.environ/URL\n  disable_spend_logs: os.environ/OFF\n"
+    made = proxy(tmp_path, text, {"URL": SECRET, "OFF": "True"})
+    assert made.database_url == SECRET
+    assert made.disable_spend_logs
+    assert "URL" in made.database_origin
+
+
+@pytest.mark.parametrize("environ", [{}, {"URL": ""}])
+def test_a_missing_variable_is_named(tmp_path: Path, environ: dict[str, str]) -> None:
+    text = "general_settings:\n  database_url: os.environ/URL\n"
+    with pytest.raises(errors.ConfigurationError, match=r":2: .*variable URL") as caught:
+        proxy(tmp_path, text, environ)
+    assert "--source" in caught.value.hint
+    assert proxy(tmp_path, text, environ, needed=False).database_url is None
+
+
+@pytest.mark.parametrize(
+    ("key", "variable", "expected"),
+    [
+        (None, None, None), (None, "True", True), (None, "false", False), (None, "perhaps", None),
+        ("false", "TRUE", True), ("true", "False", True), ("false", None, False), ("true", None, True),
+    ],
+)  # fmt: skip
+def test_the_variable_switches_models_in_the_database_on_only(
+    tmp_path: Path, key: str | None, variable: str | None, expected: bool | None
+) -> None:
+    text = f"general_settings: {{store_model_in_db: {key or 'null'}}}\n"
+    environ = {} if variable is None else {"STORE_MODEL_IN_DB": variable}
+    assert proxy(tmp_path, text, environ).store_model_in_db is expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"DATABASE_URL": "postgresql://u@h/d"}, "u@h:5432/d"),
+        (
+            {
+                "DATABASE_USERNAME": "a", "DATABASE_PASSWORD": "b", "DATABASE_HOST": "c:1",
+                "DATABASE_NAME": "e", "DATABASE_URL": "postgresql://u@h/d",
+            },
+            "a@c:1/e",
+        ),
+        ({"DATABASE_USERNAME": "a", "DATABASE_URL": "postgresql://u@h/d"}, "u@h:5432/d"),
+    ],
+)  # fmt: skip
+def test_a_file_without_a_url_leaves_it_to_the_proxys_variables(
+    tmp_path: Path, environ: dict[str, str], expected: str
+) -> None:
+    (tmp_path / "p.yaml").write_text("general_settings: {}\n")
+    assert label(load(tmp_path, environ=environ, proxy_config=tmp_path / "p.yaml").source) == expected
+
+
+def test_without_a_proxy_file_its_variables_mean_nothing(tmp_path: Path) -> None:
+    assert load(tmp_path, environ={"DATABASE_URL": SECRET}).source is None
+
+
+def test_an_included_file_replaces_the_general_settings(tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("general_settings: {database_url: 'host=included'}\n")
+    (tmp_path / "models.yaml").write_text("model_list: []\n")
+    text = "include: [more.yaml, models.yaml]\ngeneral_settings: {database_url: 'host=main'}\n"
+    made = proxy(tmp_path, text)
+    assert made.database_url == "host=included"
+    assert "more.yaml:1" in made.database_origin
+
+
+def test_the_proxys_database_is_the_source_when_nothing_else_is(tmp_path: Path) -> None:
+    (tmp_path / "proxy_config.yaml").write_text(FULL)
+    write(tmp_path, "proxy-config: proxy_config.yaml\n")
+    made = load(tmp_path)
+    assert label(made.source) == "u@old:5432/db"
+    assert made.proxy and made.proxy.disable_spend_logs
+    assert label(load(tmp_path, source="host=h user=u").source) == "u@h:5432/u"
+    write(tmp_path, "source: host=f user=u\nproxy-config: proxy_config.yaml\n")
+    assert label(load(tmp_path).source) == "u@f:5432/u"
+
+
+def test_a_proxy_elsewhere_does_not_stand_in_the_way_of_a_named_source(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("general_settings: {database_url: os.environ/URL}\n")
+    assert load(tmp_path, proxy_config=str(tmp_path / "p.yaml"), source="host=h user=u").source
+    assert "variable URL" in refusal(tmp_path, proxy_config=str(tmp_path / "p.yaml")).message
+
+
+def test_a_bad_url_of_the_proxy_names_its_place_and_keeps_its_password(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("general_settings:\n  database_url: postgresql://u:hunter22@x@h/d\n")
+    error = refusal(tmp_path, proxy_config=tmp_path / "p.yaml")
+    assert "p.yaml:2: database_url: " in error.message
+    assert "hunter22" not in error.message + error.hint
+
+
+def test_what_the_proxys_settings_imply_is_noted() -> None:
+    on = settings.ProxyConfig(path="p", disable_spend_logs=True, disable_error_logs=True, store_model_in_db=True)
+    notes = settings.implications(on)
+    assert [note.code for note in notes] == [
+        "proxy-spend-logs-off",
+        "proxy-error-logs-off",
+        "proxy-models-in-database",
+    ]
+    assert all(note.severity == "note" and note.fix and note.subject in note.message for note in notes)
+    off = settings.ProxyConfig(path="p", store_model_in_db=False)
+    assert [note.code for note in settings.implications(off)] == ["proxy-models-in-file"]
