@@ -18,6 +18,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """An SQL string; every server we read has standard_conforming_strings."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def qualified(name: str, catalog: model.Catalog) -> str:
     return f"{quoted(catalog.endpoint.schema)}.{quoted(name)}"
 

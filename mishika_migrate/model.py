@@ -16,6 +16,9 @@ Severity = Literal["refuse", "warn", "note"]
 Need = Literal["required", "if-used", "if-wanted", "never"]
 StageName = Literal["schema", "core", "bulk", "finish"]
 
+OLDEST_SERVER = 12_00_00
+"""The oldest `server_version_num` whose catalog is read and whose rows are moved."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
@@ -45,8 +48,8 @@ class TableName:
 class Column:
     """One column; `type` is `format_type()` with the schema in the search path.
 
-    `default` is the server's own text, None without one. `labels` are an enum's, in order.
-    `binary` says that the type has send and receive functions.
+    `default` is the server's own text, None without one. `labels` are an enum's, or those of an
+    array's enum, in order. `binary` says that the type has send and receive functions.
     """
 
     name: str
@@ -72,7 +75,10 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """`definition` is `pg_get_indexdef()`; `constraint` its constraint's text, None without one."""
+    """`definition` is `pg_get_indexdef()`; `constraint` its constraint's text, None without one.
+
+    `columns` are names, and the server's text for an expression.
+    """
 
     name: str
     definition: str
@@ -84,10 +90,15 @@ class Index:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
-    """A user trigger that would fire for rows inserted by an ordinary session."""
+    """A user trigger that would fire for rows inserted by an ordinary session.
+
+    `before_insert` is true where it sees each row first and may change or drop it. `always` is its
+    ENABLE ALWAYS.
+    """
 
     name: str
     before_insert: bool
+    always: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,21 +134,28 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequence:
-    """`table` and `column` own it (serial, identity), both None for a free one."""
+    """`table` and `column` own it (serial, identity) or draw from it by default, both None for a free one."""
 
     name: str
     table: str | None
     column: str | None
     writable: bool
+    readable: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """`definition` is `pg_get_viewdef()`; `reads` the tables of the schema that it needs."""
+    """`definition` is `pg_get_viewdef()`; `reads` the tables of the schema that it needs.
+
+    `columns` are the (table, column) pairs among them. `foreign` are functions and relations of
+    other schemas that it needs, which nobody looks for on the target.
+    """
 
     name: str
     definition: str
     reads: tuple[str, ...]
+    columns: tuple[tuple[str, str], ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +171,9 @@ class Migration:
 class Catalog:
     """What one server has in the endpoint's schema, read once with one query a fact.
 
-    `version` is `server_version_num`, e.g. 180006. `migrations` is None where there is no such
-    table or the role may not read it.
+    `version` is `server_version_num`, e.g. 180006; of a server before `OLDEST_SERVER` nothing below
+    it is known. `migrations` is None where there is no such table or the role may not read it.
+    `elsewhere` are the tables of the database's other schemas.
     """
 
     endpoint: Endpoint
@@ -171,6 +190,7 @@ class Catalog:
     sequences: tuple[Sequence, ...] = ()
     views: tuple[View, ...] = ()
     migrations: tuple[Migration, ...] | None = None
+    elsewhere: tuple[TableName, ...] = ()
 
     def table(self, name: str) -> Table | None:
         return next((table for table in self.tables if table.name == name), None)
@@ -201,15 +221,17 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A question: do all rows hold what the application expects? `names` tell a person which row.
+    """A question: do all rows hold what the application expects?
 
-    `objects` must be JSON objects, `present` must not be NULL.
+    `objects` must be JSON objects, `present` must not be NULL. `names` and the beginning of `key`
+    tell a person which row it is; a key may be a secret, so the whole of it is never read.
     """
 
     table: str
     objects: tuple[str, ...] = ()
     present: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -425,19 +447,21 @@ class Plan:
     def digest(self) -> str:
         """Changes when, and only when, other tables, columns or steps would be carried out.
 
-        Estimates are left out: they move on a live source.
+        Estimates are left out, and so is the order of independent steps, which follows from them:
+        they move on a live source.
         """
-        steps = [
-            {"stage": stage.name, "kind": type(step).__name__, **_lasting(asdict(step))}
+        stages = [
+            [stage.name, steps if stage.atomic else sorted(steps)]
             for stage in self.stages
-            for step in stage.steps
+            if (steps := [_lasting(step) for step in stage.steps])
         ]
-        text = json.dumps([self.source, self.target, steps], sort_keys=True)
+        text = json.dumps([self.source, self.target, stages])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _lasting(step: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in step.items() if name not in ("rows", "bytes")}
+def _lasting(step: Step) -> str:
+    fields = {name: value for name, value in asdict(step).items() if name not in ("rows", "bytes")}
+    return json.dumps([type(step).__name__, fields], sort_keys=True)
 
 
 # -- a run ----------------------------------------------------------------------------------------

@@ -1,18 +1,18 @@
 """Decides what is done and in which order: `build` makes the plan that is printed or executed. Pure.
 
-Imports preflight, selection, matrix and the words.
+Imports preflight, drift, findings, selection, matrix and the words.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import graphlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mishika_migrate import errors, matrix, model, preflight
+from mishika_migrate import drift, errors, matrix, model, preflight
 from mishika_migrate import selection as selections
+from mishika_migrate.findings import qualified, quoted, refuse
 
 
 def build(
@@ -27,11 +27,12 @@ def build(
 ) -> model.Plan:
     """The plan, with all findings of preflight in it; refusing ones do not stop it from being built."""
     real_target = target
-    if wanted.create_schema:
-        target = _as_created(source, target)
+    create = _schema_step(rules, source, selection) if wanted.create_schema else None
+    if create is not None:
+        target = _as_created(source, target, without=create.without)
     core, bulk, cycles = _order(selection, source, target)
     stages = [
-        _schema_stage(rules, source, target, selection) if wanted.create_schema else None,
+        model.Stage(name="schema", title="schema", atomic=True, steps=(create,) if create else ()),
         _copy_stage("core", "keys and configuration", core, source, target),
         *(_copy_stage("bulk", "history", level, source, target) for level in bulk),
         _view_stage(source, target),
@@ -45,29 +46,35 @@ def build(
             selection,
             survey,
             real_target=real_target,
-            create_schema=wanted.create_schema,
+            create=create,
         ),
         *selection.findings,
         *cycles,
         *implied,
     ]
-    rank = {"refuse": 0, "warn": 1, "note": 2}
     return model.Plan(
         source=source.endpoint.label,
         target=target.endpoint.label,
-        chosen=_in_order(selection, [*core, *(table for level in bulk for table in level)]),
+        chosen=_in_order(selection, core, [table for level in bulk for table in level]),
         left=selection.left,
-        stages=tuple(stage for stage in stages if stage is not None and stage.steps),
-        findings=tuple(sorted(findings, key=lambda finding: rank[finding.severity])),
+        stages=tuple(stage for stage in stages if stage.steps),
+        findings=tuple(sorted(findings, key=lambda finding: _SEVERITY[finding.severity])),
     )
 
 
-def _in_order(selection: model.Selection, order: Sequence[str]) -> tuple[model.Chosen, ...]:
-    place = {table: n for n, table in enumerate(order)}
-    return tuple(sorted(selection.chosen, key=lambda chosen: place.get(chosen.table, len(place))))
+_SEVERITY: Mapping[model.Severity, int] = {"refuse": 0, "warn": 1, "note": 2}
 
 
-def _as_created(source: model.Catalog, target: model.Catalog) -> model.Catalog:
+def _in_order(selection: model.Selection, core: Sequence[str], bulk: Sequence[str]) -> tuple[model.Chosen, ...]:
+    """In the order of the copy, each with the stage that it really is in."""
+    chosen = {each.table: each for each in selection.chosen}
+    return (
+        *(dataclasses.replace(chosen[table], stage="core") for table in core),
+        *(dataclasses.replace(chosen[table], stage="bulk") for table in bulk),
+    )
+
+
+def _as_created(source: model.Catalog, target: model.Catalog, *, without: Iterable[str]) -> model.Catalog:
     """What the target will be once the source's schema has been created on it."""
     mine = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "OWNER"})
     return dataclasses.replace(
@@ -75,102 +82,146 @@ def _as_created(source: model.Catalog, target: model.Catalog) -> model.Catalog:
         tables=tuple(
             dataclasses.replace(table, occupied=False, privileges=mine, hidden=False, owner=target.user, triggers=())
             for table in source.tables
+            if table.name not in set(without)
         ),
-        sequences=tuple(dataclasses.replace(sequence, writable=True) for sequence in source.sequences),
+        sequences=tuple(dataclasses.replace(each, writable=True, readable=True) for each in source.sequences),
         migrations=source.migrations,
     )
+
+
+# -- order ----------------------------------------------------------------------------------------
+
+Graph = Mapping[str, Mapping[str, bool]]
+"""Of each table the tables it references, and whether those constraints can wait for COMMIT."""
 
 
 def _order(
     selection: model.Selection, source: model.Catalog, target: model.Catalog
 ) -> tuple[list[str], list[list[str]], list[model.Finding]]:
-    """Core tables parents first, bulk tables in levels, and cycles that nothing can order."""
-    edges = {chosen.table: _parents(chosen.table, selection, source, target) for chosen in selection.chosen}
+    """Core tables parents first, bulk tables in levels, and circles that nothing can order."""
+    graph = {chosen.table: _parents(chosen.table, selection, source, target) for chosen in selection.chosen}
+    circles = _circles(graph)
+    order = _parents_first(graph, circles)
     core = {chosen.table for chosen in selection.chosen if chosen.stage == "core"}
-    while more := {parent for table in core for parent in edges[table]} - core:
+    # A deferred constraint is checked at COMMIT: the tables of a circle need one transaction.
+    core.update(table for circle in circles for table in circle)
+    while more := {parent for table in core for parent in graph[table]} - core:
         core |= more  # a parent's rows must be there when the core commits
-    order, findings = _sorted(edges, selection, source, target)
     levels: dict[str, int] = {}
     for table in (table for table in order if table not in core):
-        levels[table] = max((levels[p] + 1 for p in edges[table] if p in levels), default=0)
+        levels[table] = max((levels[p] + 1 for p in graph[table] if p in levels), default=0)
+    sizes = {chosen.table: chosen.bytes for chosen in selection.chosen}
     bulk = [
-        sorted((t for t in levels if levels[t] == n), key=lambda t: -_bytes(selection, t))
+        sorted((table for table in levels if levels[table] == n), key=lambda table: -sizes[table])
         for n in range(max(levels.values(), default=-1) + 1)
     ]
+    firm = {table: {p: waits for p, waits in parents.items() if not waits} for table, parents in graph.items()}
+    findings = [_circle(circle, order, target) for circle in _circles(firm)]
     return [table for table in order if table in core], bulk, findings
 
 
 def _parents(table: str, selection: model.Selection, source: model.Catalog, target: model.Catalog) -> dict[str, bool]:
     """Chosen tables that this one references, and whether the constraint can wait for COMMIT.
 
-    The target enforces the keys; the source's are added so that the order is the same when the
-    target is to get them later.
+    The target enforces the keys. Those of the source alone only make the order the same everywhere.
     """
     parents: dict[str, bool] = {}
-    for catalog in (target, source):
-        found = catalog.table(table)
-        for key in found.foreign_keys if found else ():
-            if key.references != table and selection.has(key.references):
-                known = parents.get(key.references, True)
-                parents[key.references] = known and key.deferrable
+    for key in _foreign_keys(table, selection, target):
+        parents[key.references] = parents.get(key.references, True) and key.deferrable
+    for key in _foreign_keys(table, selection, source):
+        parents.setdefault(key.references, True)
     return parents
 
 
-def _sorted(
-    edges: Mapping[str, Mapping[str, bool]],
-    selection: model.Selection,
-    source: model.Catalog,
-    target: model.Catalog,
-) -> tuple[list[str], list[model.Finding]]:
-    graph = {table: set(parents) for table, parents in edges.items()}
-    findings: list[model.Finding] = []
-    while True:
-        try:
-            return list(graphlib.TopologicalSorter(_stable(graph)).static_order()), findings
-        except graphlib.CycleError as error:
-            # The cycle is listed from parent to child, its first table again at its end.
-            cycle: list[str] = error.args[1]
-            links = list(zip(cycle[1:], cycle, strict=False))
-            waits = [(child, parent) for child, parent in links if edges[child][parent]]
-            if not waits:
-                findings.append(_cycle(cycle))
-            child, parent = waits[0] if waits else links[0]
-            graph[child].discard(parent)
+def _foreign_keys(table: str, selection: model.Selection, catalog: model.Catalog) -> list[model.ForeignKey]:
+    """Without self-references, which one COPY checks at its end, when all rows are there."""
+    found = catalog.table(table)
+    keys = found.foreign_keys if found else ()
+    return [key for key in keys if key.references != table and selection.has(key.references)]
 
 
-def _stable(graph: Mapping[str, set[str]]) -> dict[str, list[str]]:
-    place = {table: n for n, table in enumerate(graph)}
-    return {table: sorted(parents, key=lambda p: place[p]) for table, parents in graph.items()}
+def _circles(graph: Graph) -> list[tuple[str, ...]]:
+    """The groups of two or more tables that reference each other, directly or by way of others."""
+    above = {table: _above(table, graph) for table in graph}
+    groups = (tuple(other for other in graph if other in above[t] and t in above[other]) for t in graph)
+    return list(dict.fromkeys(group for group in groups if group))
 
 
-def _cycle(cycle: Sequence[str]) -> model.Finding:
-    return model.Finding(
-        code="foreign-key-cycle",
-        severity="refuse",
-        subject=" → ".join(cycle),
-        message=f"the tables {' → '.join(cycle)} reference each other in a circle, so none can be loaded first",
-        fix="ALTER TABLE … ALTER CONSTRAINT … DEFERRABLE on one of these foreign keys of the target",
+def _above(table: str, graph: Graph) -> set[str]:
+    found: set[str] = set()
+    waiting = list(graph[table])
+    while waiting:
+        parent = waiting.pop()
+        if parent not in found:
+            found.add(parent)
+            waiting.extend(graph[parent])
+    return found
+
+
+def _parents_first(graph: Graph, circles: Iterable[Sequence[str]]) -> list[str]:
+    """Every table after its parents, as near to the given order as that allows.
+
+    In a circle the constraints that can wait do not count.
+    """
+    together = {table: circle for circle in circles for table in circle}
+    before = {
+        table: {p for p, waits in parents.items() if not (waits and p in together.get(table, ()))}
+        for table, parents in graph.items()
+    }
+    order: list[str] = []
+    waiting = dict.fromkeys(graph)
+    while waiting:
+        free = (table for table in waiting if before[table].isdisjoint(waiting))
+        table = next(free, next(iter(waiting)))  # none is free in a circle that will be refused
+        del waiting[table]
+        order.append(table)
+    return order
+
+
+def _circle(circle: Sequence[str], order: Sequence[str], target: model.Catalog) -> model.Finding:
+    place = {table: order.index(table) for table in circle}
+    late = [
+        (table, key.name)
+        for table in circle
+        if (found := target.table(table)) is not None
+        for key in found.foreign_keys
+        if not key.deferrable and place.get(key.references, -1) > place[table]
+    ]
+    return refuse(
+        "foreign-key-cycle",
+        ", ".join(circle),
+        f"the tables {', '.join(circle)} of the target {target.endpoint.label} reference each other in a circle,"
+        " so none of them can be loaded first",
+        " ".join(
+            f"ALTER TABLE {qualified(table, target)} ALTER CONSTRAINT {quoted(name)} DEFERRABLE;"
+            for table, name in late
+        ),
     )
-
-
-def _bytes(selection: model.Selection, table: str) -> int:
-    return next(chosen.bytes for chosen in selection.chosen if chosen.table == table)
 
 
 # -- stages ---------------------------------------------------------------------------------------
 
 
-def _schema_stage(
-    rules: matrix.Matrix, source: model.Catalog, target: model.Catalog, selection: model.Selection
-) -> model.Stage:
-    """All tables that the matrix knows: the copied migration history says that they exist."""
-    kept = {entry.table for entry in rules.entries} | {rules.migrations}
-    without = [table.name for table in source.tables if table.name not in kept and not selection.has(table.name)]
-    step = model.CreateSchema(
+def _schema_step(rules: matrix.Matrix, source: model.Catalog, selection: model.Selection) -> model.CreateSchema:
+    """All tables that the matrix knows, since the copied migration history says that they exist.
+
+    And what those reference: a foreign key cannot be created without its other table.
+    """
+    kept = {table.name for table in source.tables if rules.entry(table.name) or selection.has(table.name)}
+    kept |= {table.name for table in source.tables if table.name == rules.migrations}
+    waiting = list(kept)
+    while waiting:
+        table = source.table(waiting.pop())
+        more = {key.references for key in table.foreign_keys} - kept if table else set()
+        kept |= more
+        waiting.extend(more)
+    return model.CreateSchema(
         schema=source.endpoint.schema,
-        without=(*without, *(view.name for view in source.views)),
+        without=(
+            *(table.name for table in source.tables if table.name not in kept),
+            *(view.name for view in source.views),
+        ),
     )
-    return model.Stage(name="schema", title="schema", atomic=True, steps=(step,))
 
 
 def _copy_stage(
@@ -184,7 +235,8 @@ def _copy_stage(
     for table in tables:
         origin, place = source.table(table), target.table(table)
         if origin is not None and place is not None:
-            steps.append(_copy_step(origin, place, source, target))
+            step = _copy_step(origin, place, source, target)
+            steps.extend([step] if step.columns else [])  # without columns there is nothing to name in a COPY
             steps.extend(_sequences(table, source, target))
     if name != "core":
         # Independent steps: a sequence does not wait for its table.
@@ -224,14 +276,14 @@ def _sequences(table: str, source: model.Catalog, target: model.Catalog) -> Iter
 
 def _view_stage(source: model.Catalog, target: model.Catalog) -> model.Stage:
     """Views that the target lacks, in one transaction, those that others read first."""
-    missing = {view.name: view for view in source.views if target.view(view.name) is None}
+    creatable, _ = drift.missing_views(source, target)
     steps = tuple(
         model.CreateView(
             target=model.TableName(schema=target.endpoint.schema, name=view.name),
             definition=view.definition,
             owner=_owner(view, target),
         )
-        for view in _creatable(missing, target)
+        for view in creatable
     )
     return model.Stage(name="finish", title="views", atomic=True, steps=steps)
 
@@ -243,18 +295,6 @@ def _statistics_stage(target: model.Catalog, selection: model.Selection) -> mode
         if target.table(chosen.table)
     )
     return model.Stage(name="finish", title="statistics", atomic=False, steps=steps)
-
-
-def _creatable(missing: Mapping[str, model.View], target: model.Catalog) -> list[model.View]:
-    """Views whose tables the target has, those that others read first."""
-    there = {table.name for table in target.tables} | {view.name for view in target.views}
-    order = []
-    graph = {name: [read for read in view.reads if read in missing] for name, view in missing.items()}
-    for name in graphlib.TopologicalSorter(graph).static_order():
-        if set(missing[name].reads) <= there:
-            there.add(name)
-            order.append(missing[name])
-    return order
 
 
 def _owner(view: model.View, target: model.Catalog) -> str:
@@ -300,7 +340,7 @@ def loads(text: str) -> model.Plan:
             ),
             findings=tuple(model.Finding(**value) for value in plain["findings"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise errors.ConfigurationError(
             "the plan in the ledger was written by another version of mishika-migrate",
             hint="Continue with the version that `mishika-migrate status` names.",

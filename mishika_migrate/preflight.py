@@ -7,12 +7,11 @@ finding's code is stable, its fix is SQL or a command. docs/commands.md explains
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from mishika_migrate import drift, matrix, model
 from mishika_migrate.findings import major, note, qualified, quoted, refuse, warn
-
-OLDEST = 12_00_00
 
 
 def inspect(
@@ -23,30 +22,36 @@ def inspect(
     survey: model.Survey,
     *,
     real_target: model.Catalog,
-    create_schema: bool = False,
+    create: model.CreateSchema | None = None,
 ) -> tuple[model.Finding, ...]:
     """All findings. `target` is what it will be when the copy starts, `real_target` what it is now."""
-    findings = [
-        *_servers(source, real_target, survey),
-        *_schemas(source, real_target, create_schema, survey),
+    findings = [*_servers(source, real_target, survey), *_schemas(source, real_target, create)]
+    if create is not None:
+        findings += _creatable(source, real_target, survey, create)
+    if min(source.version, target.version) < model.OLDEST_SERVER:
+        return tuple(findings)  # one of the two could not be read
+    findings += [
         *_selection(rules, source, selection),
-        *_rows(survey),
+        *_missing(source, real_target, target, selection),
+        *_tables(source, target, selection),
+        *_rows(source, survey),
+        *drift.sequences(source, target, selection),
         *drift.views(rules, source, target),
     ]
-    for chosen in selection.chosen:
-        origin, place = source.table(chosen.table), target.table(chosen.table)
-        if origin is None:
-            continue
-        findings.extend(_readable(origin, source))
-        if place is None:
-            findings.append(_missing(chosen.table, real_target))
-        else:
-            findings.extend(_writable(place, target))
-            findings.extend(drift.columns(origin, place, target))
-    findings.extend(drift.sequences(source, target, selection))
-    if not create_schema:
-        findings.extend(drift.migrations(rules, source, real_target))
+    if create is None:
+        findings += drift.migrations(rules, source, real_target)
     return tuple(findings)
+
+
+def ledger_denied(target: model.Catalog, schema: str) -> model.Finding:
+    """The target has a ledger, but this role may not look into it."""
+    name, user = quoted(schema), quoted(target.user)
+    return refuse(
+        "privilege",
+        schema,
+        f"{target.user} may not read the ledger of earlier runs, schema {schema} on the target {target.endpoint.label}",
+        f"GRANT USAGE ON SCHEMA {name} TO {user}; GRANT ALL ON ALL TABLES IN SCHEMA {name} TO {user};",
+    )
 
 
 # -- servers --------------------------------------------------------------------------------------
@@ -57,39 +62,40 @@ def _servers(source: model.Catalog, target: model.Catalog, survey: model.Survey)
         yield refuse(
             "same-database",
             target.endpoint.label,
-            "source and target are the same database",
+            f"source {source.endpoint.label} and target {target.endpoint.label} are the same database",
             "give --target the URL of the new server",
         )
     for role, catalog in (("source", source), ("target", target)):
+        the = f"the {role} {catalog.endpoint.label}"
         if role in survey.pooled:
             yield refuse(
                 "transaction-pooler",
                 catalog.endpoint.label,
-                f"the {role} is behind a transaction pooler: snapshots and locks do not hold there",
+                f"{the} is behind a transaction pooler: snapshots and locks do not hold there",
                 f"give --{role} the server's direct URL (not port 6543, not the -pooler host)",
             )
-        if catalog.version < OLDEST:
+        if catalog.version < model.OLDEST_SERVER:
             yield refuse(
                 "server-too-old",
                 catalog.endpoint.label,
-                f"the {role} is PostgreSQL {major(catalog.version)}; 12 is the oldest that works",
+                f"{the} is PostgreSQL {major(catalog.version)}; 12 is the oldest that works",
                 "upgrade the server, or dump and restore it to a newer one first",
             )
     if target.in_recovery:
         yield refuse(
             "read-only",
             target.endpoint.label,
-            "the target is a standby and accepts no writes",
-            "connect to the primary",
+            f"the target {target.endpoint.label} is a standby and accepts no writes",
+            "give --target the URL of its primary",
         )
-    if source.version >= target.version + 1_00_00 and target.version >= OLDEST:
+    if source.version // 1_00_00 > target.version // 1_00_00 >= model.OLDEST_SERVER // 1_00_00:
         yield note(
             "older-target",
             target.endpoint.label,
             f"the target runs PostgreSQL {major(target.version)}, the source {major(source.version)}",
         )
     yield from _encodings(source, target)
-    if not target.may_create_schema:
+    if not (target.may_create_schema or target.in_recovery):
         yield refuse(
             "privilege",
             target.endpoint.label,
@@ -102,29 +108,33 @@ def _encodings(source: model.Catalog, target: model.Catalog) -> Iterable[model.F
     if source.encoding == target.encoding:
         return
     if target.encoding != "UTF8":
+        name = quoted(f"{target.database}_utf8")
         yield refuse(
             "encoding",
             target.endpoint.label,
-            f"the target is encoded in {target.encoding}, the source in {source.encoding}",
-            f"CREATE DATABASE {quoted(target.database)} ENCODING 'UTF8' TEMPLATE template0;",
+            f"the target {target.endpoint.label} is encoded in {target.encoding}, the source in {source.encoding}:"
+            " not every text has a place there",
+            f"CREATE DATABASE {name} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0;"
+            " -- and name that one in --target",
         )
     elif source.encoding == "SQL_ASCII":
         yield warn(
             "encoding",
             source.endpoint.label,
-            "the source is SQL_ASCII: bytes that are not UTF-8 will stop the copy, nothing is replaced",
+            f"the source {source.endpoint.label} is SQL_ASCII: bytes that are not UTF-8 will stop the copy,"
+            " nothing is replaced",
         )
     else:
-        yield note("encoding", source.endpoint.label, f"text is converted from {source.encoding} to UTF8")
+        yield note("encoding", source.endpoint.label, f"text of the source is converted from {source.encoding} to UTF8")
 
 
 def _schemas(
-    source: model.Catalog, target: model.Catalog, create_schema: bool, survey: model.Survey
+    source: model.Catalog, target: model.Catalog, create: model.CreateSchema | None
 ) -> Iterable[model.Finding]:
     for role, catalog in (("source", source), ("target", target)):
         schema = catalog.endpoint.schema
         if not catalog.schema_exists:
-            if role == "target" and create_schema:
+            if role == "target" and create is not None:
                 continue
             yield refuse(
                 "schema-missing",
@@ -139,11 +149,11 @@ def _schemas(
                 f"{catalog.user} may not use schema {schema} on the {role}",
                 f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {quoted(catalog.user)};",
             )
-    if create_schema:
-        yield from _creatable(source, target, survey)
 
 
-def _creatable(source: model.Catalog, target: model.Catalog, survey: model.Survey) -> Iterable[model.Finding]:
+def _creatable(
+    source: model.Catalog, target: model.Catalog, survey: model.Survey, create: model.CreateSchema
+) -> Iterable[model.Finding]:
     if target.tables:
         yield refuse(
             "target-not-empty",
@@ -164,6 +174,14 @@ def _creatable(source: model.Catalog, target: model.Catalog, survey: model.Surve
             target.endpoint.schema,
             f"{target.user} may not create tables in schema {target.endpoint.schema} on the target",
             f"GRANT CREATE ON SCHEMA {quoted(target.endpoint.schema)} TO {quoted(target.user)};",
+        )
+    unreadable = [t for t in source.tables if t.name not in create.without and "SELECT" not in t.privileges]
+    for table in unreadable:  # pg_dump locks every table that it describes
+        yield refuse(
+            "privilege",
+            table.name,
+            f"{source.user} may not read {table.name} on the source, and pg_dump has to",
+            f"GRANT SELECT ON {qualified(table.name, source)} TO {quoted(source.user)};",
         )
     if survey.pg_dump is None:
         yield refuse(
@@ -187,25 +205,60 @@ def _creatable(source: model.Catalog, target: model.Catalog, survey: model.Surve
 def _selection(rules: matrix.Matrix, source: model.Catalog, selection: model.Selection) -> Iterable[model.Finding]:
     required = [entry.table for entry in rules.entries if entry.need == "required"]
     absent = [table for table in required if source.table(table) is None]
+    if absent and len(absent) == len(required):
+        yield _nothing(rules, source, required)
+        return
     if absent:
-        nothing = len(absent) == len(required)
         yield refuse(
             "not-on-source",
             ", ".join(absent),
-            f"the source {source.endpoint.label} has "
-            + (
-                f"no table of {rules.name} in schema {source.endpoint.schema}" if nothing else "not all required tables"
-            ),
-            "check database and schema in --source" if nothing else "let the proxy's migrations finish there first",
+            f"the source {source.endpoint.label} lacks {len(absent)} required tables of {rules.name} in schema"
+            f" {source.endpoint.schema}: {', '.join(absent)}",
+            "let the migrations of the source's application finish first",
         )
     elif required and not any(_occupied(source, table) for table in required):
         yield warn(
             "source-empty",
             source.endpoint.label,
-            "all required tables of the source are empty; is this the right database?",
+            f"all required tables of the source {source.endpoint.label} are empty; is this the right database?",
+            "give --source the URL of the server that is in use",
         )
     for left in selection.left:
-        yield from _left(left, rules)
+        yield from _left(left, rules, source)
+
+
+def _nothing(rules: matrix.Matrix, source: model.Catalog, required: Sequence[str]) -> model.Finding:
+    """The wrong database, the wrong schema, or tables of another brand of the application."""
+    at = f"the source {source.endpoint.label}"
+    message = f"{at} has no table of {rules.name} in schema {source.endpoint.schema}"
+    schema, tables = _schema_with(required, source)
+    if tables:
+        fix = f"add ?schema={schema} to the URL of --source: there are {_several(tables)}"
+    elif alike := _alike(rules, source):
+        message += f", but {len(alike)} tables whose names end like them: {_several(alike)}"
+        fix = "give --matrix FILE, with these names in it"
+    else:
+        fix = "check database and schema in --source"
+    return refuse("not-on-source", ", ".join(required), message, fix)
+
+
+def _schema_with(tables: Iterable[str], catalog: model.Catalog) -> tuple[str, list[str]]:
+    """The other schema of the database that has most of these tables, and which."""
+    wanted = set(tables)
+    found = [table for table in catalog.elsewhere if table.name in wanted]
+    best = Counter(table.schema for table in found).most_common(1)
+    schema = best[0][0] if best else ""
+    return schema, [table.name for table in found if table.schema == schema]
+
+
+def _alike(rules: matrix.Matrix, source: model.Catalog) -> list[str]:
+    """Tables that differ from the matrix's in what stands before the first underscore."""
+    tails = {tail for entry in rules.entries if (tail := entry.table.partition("_")[2])}
+    return [table.name for table in source.tables if table.name.partition("_")[2] in tails]
+
+
+def _several(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _occupied(source: model.Catalog, name: str) -> bool:
@@ -213,28 +266,63 @@ def _occupied(source: model.Catalog, name: str) -> bool:
     return table is not None and table.occupied is not False
 
 
-def _left(left: model.Left, rules: matrix.Matrix) -> Iterable[model.Finding]:
+def _left(left: model.Left, rules: matrix.Matrix, source: model.Catalog) -> Iterable[model.Finding]:
     entry = rules.entry(left.table)
-    if not left.known:
+    if not _occupied(source, left.table):
+        return
+    if not left.known and left.reason != "excluded":
         yield warn(
             "unknown-table",
             left.table,
-            f"{left.table} (about {left.rows:,.0f} rows) is not in the matrix and stays behind",
+            f"{left.table} of the source (about {left.rows:,.0f} rows) is not in the matrix and stays behind",
             f"--include {left.table}, if it should go too",
         )
     elif entry is not None and entry.need == "required":
         yield warn(
             "required-excluded",
             left.table,
-            f"{left.table} is required and excluded: the target loses {left.loses}",
+            f"{left.table} of the source is required and excluded: the target loses {left.loses}",
             f"leave out --exclude {left.table}",
         )
-    elif left.rows > 0:
+    else:
         yield note(
             "left-behind",
             left.table,
-            f"{left.table} stays behind with about {left.rows:,.0f} rows ({left.reason}): loses {left.loses}",
+            f"{left.table} of the source stays behind with about {left.rows:,.0f} rows ({left.reason}):"
+            f" loses {left.loses}",
         )
+
+
+def _missing(
+    source: model.Catalog, now: model.Catalog, target: model.Catalog, selection: model.Selection
+) -> Iterable[model.Finding]:
+    gone = [chosen.table for chosen in selection.chosen if target.table(chosen.table) is None]
+    if not gone or not now.schema_exists:
+        return
+    at = f"the target {now.endpoint.label} has"
+    schema, found = _schema_with(gone, now)
+    fix = "let the migrations of the target's application finish first"
+    if len(gone) == len(selection.chosen):
+        what = f"{at} none of the {len(gone)} tables in schema {now.endpoint.schema}"
+        fix = f"start the application there once, or use --create-schema: {_several(gone)} are missing"
+        if found:
+            fix = f"add ?schema={schema} to the URL of --target: there are {_several(found)}"
+        yield refuse("table-missing", now.endpoint.label, what, fix)
+        return
+    for name in gone:
+        yield refuse("table-missing", name, f"{at} no table {name} in schema {now.endpoint.schema}", fix)
+
+
+def _tables(source: model.Catalog, target: model.Catalog, selection: model.Selection) -> Iterable[model.Finding]:
+    for chosen in selection.chosen:
+        origin, place = source.table(chosen.table), target.table(chosen.table)
+        if origin is not None:
+            yield from _readable(origin, source)
+        if origin is not None and place is not None:
+            yield from _writable(place, target)
+            yield from _occupying(place, target)
+            yield from _triggers(place, target)
+            yield from drift.columns(origin, place, source, target)
 
 
 def _readable(table: model.Table, source: model.Catalog) -> Iterable[model.Finding]:
@@ -249,83 +337,108 @@ def _readable(table: model.Table, source: model.Catalog) -> Iterable[model.Findi
         yield _row_security(table, source, "hides rows from")
 
 
-def _missing(name: str, target: model.Catalog) -> model.Finding:
-    return refuse(
-        "table-missing",
-        name,
-        f"the target {target.endpoint.label} has no table {name} in schema {target.endpoint.schema}",
-        "start the proxy's migrations there, or use --create-schema on an empty target",
-    )
-
-
 def _writable(table: model.Table, target: model.Catalog) -> Iterable[model.Finding]:
-    for privilege in ("INSERT", "SELECT"):
-        if privilege not in table.privileges:
-            yield refuse(
-                "privilege",
-                table.name,
-                f"{target.user} may not {privilege.lower()} on {table.name} of the target",
-                f"GRANT {privilege} ON {qualified(table.name, target)} TO {quoted(target.user)};",
-            )
+    lacking = [privilege for privilege in ("SELECT", "INSERT") if privilege not in table.privileges]
+    if lacking:
+        yield refuse(
+            "privilege",
+            table.name,
+            f"{target.user} lacks {' and '.join(lacking)} on {table.name} of the target",
+            f"GRANT {', '.join(lacking)} ON {qualified(table.name, target)} TO {quoted(target.user)};",
+        )
+    if "DELETE" not in table.privileges:
+        yield note(
+            "privilege-to-resume",
+            table.name,
+            f"{target.user} lacks DELETE on {table.name} of the target: `copy --resume` could not replace rows"
+            " that the source has changed since",
+            f"GRANT DELETE ON {qualified(table.name, target)} TO {quoted(target.user)};",
+        )
     if table.hidden:
         yield _row_security(table, target, "applies to")
+
+
+def _occupying(table: model.Table, target: model.Catalog) -> Iterable[model.Finding]:
     if table.occupied:
+        names = _emptied(table, target)
         yield refuse(
             "target-has-rows",
             table.name,
-            f"table {table.name} on {target.endpoint.label} has about {table.rows:,.0f} rows",
-            f"empty it, or leave it out: --exclude {table.name}",
+            f"table {table.name} on {target.endpoint.label} has about {table.rows:,.0f} rows; is that the new server?",
+            f"TRUNCATE {', '.join(qualified(name, target) for name in names)};"
+            f" -- empties {'it' if len(names) == 1 else 'them'}; or leave it as it is: --exclude {table.name}",
         )
+
+
+def _emptied(table: model.Table, target: model.Catalog) -> list[str]:
+    """The table and all that reference it, which TRUNCATE wants to be named too."""
+    names = [table.name]
+    for name in names:
+        names += [
+            child.name
+            for child in target.tables
+            if child.name not in names and any(key.references == name for key in child.foreign_keys)
+        ]
+    return names
+
+
+def _triggers(table: model.Table, target: model.Catalog) -> Iterable[model.Finding]:
     for trigger in table.triggers:
-        fix = f"ALTER TABLE {qualified(table.name, target)} DISABLE TRIGGER {quoted(trigger.name)};"
+        alter, name = f"ALTER TABLE {qualified(table.name, target)}", quoted(trigger.name)
+        enable = f"ENABLE{' ALWAYS' if trigger.always else ''} TRIGGER {name}"
+        fix = f"{alter} DISABLE TRIGGER {name}; -- after the copy: {alter} {enable};"
+        where = f"trigger {trigger.name} on {table.name} of the target"
         if trigger.before_insert:
-            yield refuse(
-                "trigger",
-                table.name,
-                f"trigger {trigger.name} on {table.name} of the target could change rows as they arrive",
-                fix,
-            )
+            yield refuse("trigger", table.name, f"{where} could change rows as they arrive", fix)
         else:
-            yield warn("trigger", table.name, f"trigger {trigger.name} on {table.name} will fire for every row", fix)
+            yield warn("trigger", table.name, f"{where} will fire for what is copied", fix)
 
 
 def _row_security(table: model.Table, catalog: model.Catalog, does: str) -> model.Finding:
+    forced = table.owner == catalog.user
+    otherwise = (
+        f"ALTER TABLE {qualified(table.name, catalog)} NO FORCE ROW LEVEL SECURITY;"
+        if forced
+        else f"connect as the table's owner, {table.owner}"
+    )
     return refuse(
         "row-security",
         table.name,
         f"row security on {table.name} of the {catalog.endpoint.role} {does} {catalog.user}",
-        f"ALTER ROLE {quoted(catalog.user)} BYPASSRLS; -- or connect as the table's owner",
+        f"ALTER ROLE {quoted(catalog.user)} BYPASSRLS; -- or {otherwise}",
     )
 
 
 # -- what the rows said ---------------------------------------------------------------------------
 
 
-def _rows(survey: model.Survey) -> Iterable[model.Finding]:
+def _rows(source: model.Catalog, survey: model.Survey) -> Iterable[model.Finding]:
     for dangling in survey.dangling:
         subject = f"{dangling.table}.{dangling.column}"
-        if dangling.absent:
+        values = f"{dangling.rows:,} values of {subject} on the source name rows"
+        if dangling.absent and source.table(dangling.references) is not None:
             yield warn(
                 "reference-left-behind",
                 subject,
-                f"{dangling.rows:,} values of {subject} name rows of {dangling.references}, which stays behind",
+                f"{values} of {dangling.references}, which stays behind",
                 f"--include {dangling.references}",
             )
         else:
             yield note(
                 "dangling-reference",
                 subject,
-                f"{dangling.rows:,} values of {subject} name rows that {dangling.references}"
-                " of the source does not have; it will be the same on the target",
+                f"{values} that {dangling.references} of the source does not have; it will be the same on the target",
             )
     for misfit in survey.unparseable:
         subject = f"{misfit.table}.{misfit.column}"
         names = ", ".join(name for name in misfit.examples if name)
+        more = " and others" if names and misfit.rows > len(misfit.examples) else ""
         yield warn(
             "unparseable",
             subject,
-            f"{subject} is {misfit.fault} in {misfit.rows:,} rows, which the proxy rejects on both servers"
-            f"{f': {names}' if names else ''}",
+            f"{subject} of the source is {misfit.fault} in {misfit.rows:,} rows, which the application rejects on"
+            f" both servers{f': {names}{more}' if names else ''}",
+            "mend these rows on the source first, with the application itself where it lets you",
         )
     for table in survey.unlooked:
-        yield note("not-searched", table, f"{table} is large and was not searched for dangling references")
+        yield note("not-searched", table, f"{table} of the source is large; its rows were not looked through")

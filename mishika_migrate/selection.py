@@ -30,10 +30,12 @@ class Wanted:
 def select(rules: matrix.Matrix, source: model.Catalog, wanted: Wanted) -> model.Selection:
     """Which tables go and which stay, each with its reason.
 
-    Raises `errors.ConfigurationError` for a name that neither the source nor the matrix knows.
+    Raises `errors.ConfigurationError` for a name that neither the source nor the matrix knows, and
+    for asking for a table that is never copied.
     """
     include = _resolve(wanted.include, rules, source)
     exclude = _resolve(wanted.exclude, rules, source)
+    _check_possible(include, rules)
     for group in sorted(wanted.groups):
         if rules.group(group) is None:
             raise errors.ConfigurationError(f"the matrix {rules.name} has no group {group}")
@@ -47,7 +49,7 @@ def select(rules: matrix.Matrix, source: model.Catalog, wanted: Wanted) -> model
             left[table.name] = stays
     if wanted.create_schema and rules.migrations and source.table(rules.migrations):
         reasons[rules.migrations] = "the history of the schema that is created here"
-    findings = _close(reasons, left, source, exclude)
+    findings = _close(reasons, left, rules, source, exclude)
     return model.Selection(
         chosen=tuple(
             _chosen(table, reasons[table.name], rules)
@@ -70,6 +72,8 @@ def _verdict(
 ) -> tuple[str, model.Left]:
     """The reason to copy, or an empty one and why the table stays behind."""
     entry = rules.entry(table.name)
+    if entry is None and table.name in exclude:
+        return "", _stays(table, "excluded", "what it holds: the matrix does not know")
     if entry is None:
         reason = "asked for" if table.name in include else "everything" if wanted.everything else ""
         return reason, _stays(table, "not in the matrix", "what it holds: the matrix does not know", known=False)
@@ -110,33 +114,63 @@ def _chosen(table: model.Table, reason: str, rules: matrix.Matrix) -> model.Chos
 
 
 def _close(
-    reasons: dict[str, str], left: dict[str, model.Left], source: model.Catalog, exclude: frozenset[str]
+    reasons: dict[str, str],
+    left: dict[str, model.Left],
+    rules: matrix.Matrix,
+    source: model.Catalog,
+    exclude: frozenset[str],
 ) -> list[model.Finding]:
-    """Adds every table that a chosen one references by a foreign key; changes both dicts."""
+    """Adds what chosen tables reference by a foreign key, and what goes with them; changes both dicts."""
     findings = []
     waiting = list(reasons)
     while waiting:
-        name = waiting.pop()
+        name = waiting.pop(0)
         table = source.table(name)
+        more = {entry.table: f"goes with {name}" for entry in _companions(name, rules, source) if entry.table in left}
         for key in table.foreign_keys if table else ():
-            if key.references in reasons or source.table(key.references) is None:
+            if key.references in reasons:
                 continue
-            by = f"{name}.{', '.join(key.columns)}"
-            if key.references in exclude:
-                findings.append(
-                    model.Finding(
-                        code="excluded-but-referenced",
-                        severity="refuse",
-                        subject=key.references,
-                        message=f"{key.references} is excluded, but {by} references it by a foreign key",
-                        fix=f"exclude {name} as well, or include {key.references}",
-                    )
-                )
-                continue
-            reasons[key.references] = f"referenced by {by}"
-            left.pop(key.references, None)
-            waiting.append(key.references)
+            if source.table(key.references) is None:
+                findings.append(_outside(name, key, source))
+            elif key.references in exclude:
+                findings.append(_needed(name, key, source))
+            else:
+                more[key.references] = f"referenced by {name}.{', '.join(key.columns)}"
+        for other in (other for other in more if other not in exclude and other not in reasons):
+            reasons[other] = more[other]
+            left.pop(other, None)
+            waiting.append(other)
     return findings
+
+
+def _companions(name: str, rules: matrix.Matrix, source: model.Catalog) -> Iterable[matrix.Entry]:
+    return (
+        entry
+        for entry in rules.entries
+        if entry.goes_with == name and entry.need != "never" and source.table(entry.table) is not None
+    )
+
+
+def _needed(name: str, key: model.ForeignKey, source: model.Catalog) -> model.Finding:
+    return model.Finding(
+        code="excluded-but-referenced",
+        severity="refuse",
+        subject=key.references,
+        message=f"{key.references} is excluded, but {name} ({', '.join(key.columns)}) on the source"
+        f" {source.endpoint.label} references it by a foreign key",
+        fix=f"leave out --exclude {key.references}, or exclude {name} as well: --exclude {name}",
+    )
+
+
+def _outside(name: str, key: model.ForeignKey, source: model.Catalog) -> model.Finding:
+    return model.Finding(
+        code="reference-outside",
+        severity="warn",
+        subject=f"{name}.{', '.join(key.columns)}",
+        message=f"{name} ({', '.join(key.columns)}) references {key.references}, which is not in schema"
+        f" {source.endpoint.schema} of the source and will not be copied",
+        fix=f"copy {key.references} first, with ?schema= in both URLs",
+    )
 
 
 def _resolve(names: Iterable[str], rules: matrix.Matrix, source: model.Catalog) -> frozenset[str]:
@@ -147,6 +181,18 @@ def _resolve(names: Iterable[str], rules: matrix.Matrix, source: model.Catalog) 
         members = [entry.table for entry in rules.entries if entry.group == name]
         found.update(members or [_resolve_one(name, known)])
     return frozenset(found)
+
+
+def _check_possible(include: frozenset[str], rules: matrix.Matrix) -> None:
+    for name in sorted(include):
+        entry = rules.entry(name)
+        if entry is not None and entry.need == "never":
+            raise errors.ConfigurationError(f"{name} is never copied: {entry.why}", hint=f"Leave out --include {name}.")
+        if name == rules.migrations:
+            raise errors.ConfigurationError(
+                f"{name} is the history of the schema; it is compared, never merged",
+                hint="--create-schema takes it along with the schema.",
+            )
 
 
 def _resolve_one(name: str, known: Sequence[str]) -> str:
@@ -168,28 +214,29 @@ def _resolve_one(name: str, known: Sequence[str]) -> str:
 def questions(
     rules: matrix.Matrix, source: model.Catalog, selection: model.Selection
 ) -> tuple[tuple[model.Pointer, ...], tuple[model.Shape, ...], tuple[str, ...]]:
-    """What to ask the source's rows, and the tables that are too large to ask."""
+    """What to ask the source's rows, and the tables that are too large to ask.
+
+    History (the bulk stage) is not asked: its references to what was deleted since are no fault.
+    """
     pointers: list[model.Pointer] = []
     shapes: list[model.Shape] = []
     unlooked: list[str] = []
     for chosen in selection.chosen:
         entry, table = rules.entry(chosen.table), source.table(chosen.table)
-        if entry is None or table is None or not _readable(table):
+        if entry is None or table is None or entry.stage != "core" or not _readable(table, source):
             continue
-        shapes.append(_shape(entry, table))
-        if table.bytes > _SEARCHED_BYTES:
+        asked = tuple(_pointers(entry, table, source, selection))
+        shape = _shape(entry, table)
+        if table.bytes > _SEARCHED_BYTES and (asked or shape.objects or shape.present):
             unlooked.append(table.name)
-        elif chosen.stage == "core":
-            pointers.extend(_pointers(entry, table, source, selection))
-    return (
-        tuple(pointers),
-        tuple(shape for shape in shapes if shape.objects or shape.present),
-        tuple(unlooked),
-    )
+            continue
+        pointers.extend(asked)
+        shapes.extend([shape] if shape.objects or shape.present else [])
+    return tuple(pointers), tuple(shapes), tuple(unlooked)
 
 
-def _readable(table: model.Table) -> bool:
-    return "SELECT" in table.privileges and not table.hidden
+def _readable(table: model.Table, source: model.Catalog) -> bool:
+    return source.may_use_schema and "SELECT" in table.privileges and not table.hidden
 
 
 def _shape(entry: matrix.Entry, table: model.Table) -> model.Shape:
@@ -198,6 +245,7 @@ def _shape(entry: matrix.Entry, table: model.Table) -> model.Shape:
         objects=tuple(name for name in entry.objects if _type(table, name) in ("json", "jsonb")),
         present=tuple(name for name in entry.present if _type(table, name)),
         names=tuple(name for name in entry.names if _type(table, name)),
+        key=table.primary_key,
     )
 
 
@@ -205,11 +253,12 @@ def _pointers(
     entry: matrix.Entry, table: model.Table, source: model.Catalog, selection: model.Selection
 ) -> Iterable[model.Pointer]:
     for reference in entry.references:
-        other = source.table(reference.table)
-        if not _type(table, reference.column):
+        kind, other = _type(table, reference.column), source.table(reference.table)
+        if not kind or kind.endswith("[]") != reference.each:
             continue
-        absent = other is None or not selection.has(reference.table)
-        if other is not None and not absent and not (_type(other, reference.key) and _readable(other)):
+        # Where the other table is empty nothing is left behind: its rows are missing on the source already.
+        absent = other is None or not (selection.has(reference.table) or other.occupied is False)
+        if other is not None and not absent and not (_type(other, reference.key) and _readable(other, source)):
             continue
         yield model.Pointer(
             table=table.name,

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from mishika_migrate import matrix, model, plan, selection
+from mishika_migrate import errors, matrix, model, plan, preflight, selection
 from mishika_migrate.pg import catalog, connect, dump, ledger, survey
 
 
@@ -37,11 +37,21 @@ def both(
         reading = [pool.submit(_catalog, sessions[end.role][0], end, rules) for end in ends]
         ours, theirs = (future.result() for future in reading)
         chosen = selection.select(rules, ours, wanted)
-        with connect.translated(target):
-            unfinished = ledger.unfinished(sessions["target"][0])
-        answers = _survey(sessions, source, rules, ours, chosen, wanted)
-    made = plan.build(rules, ours, theirs, chosen, answers, wanted, implied=implied)
+        unfinished, denied = _unfinished(sessions["target"][0], theirs)
+        answers = _survey(sessions, source, target, rules, ours, chosen, wanted)
+    made = plan.build(rules, ours, theirs, chosen, answers, wanted, implied=[*denied, *implied])
     return Look(plan=made, unfinished=unfinished)
+
+
+def _unfinished(
+    session: connect.Session, target: model.Catalog
+) -> tuple[model.Unfinished | None, tuple[model.Finding, ...]]:
+    """What an earlier run left, or why nobody can tell."""
+    try:
+        with connect.translated(target.endpoint):
+            return ledger.unfinished(session), ()
+    except errors.Denied:
+        return None, (preflight.ledger_denied(target, ledger.SCHEMA),)
 
 
 def one(rules: matrix.Matrix, endpoint: model.Endpoint) -> model.Catalog:
@@ -50,13 +60,16 @@ def one(rules: matrix.Matrix, endpoint: model.Endpoint) -> model.Catalog:
         return catalog.read(session, endpoint, migrations=rules.migrations)
 
 
+# A table that VACUUM FULL or a migration holds is an error with a name (55P03), not a silent wait.
+_LOCK_TIMEOUT = "10s"
+
 Sessions = dict[model.Role, tuple[connect.Session, connect.Session]]
 
 
 def _sessions(stack: ExitStack, pool: ThreadPoolExecutor, source: model.Endpoint, target: model.Endpoint) -> Sessions:
     """Two of each side: whether two sessions share a backend tells a transaction pooler."""
     opening = [
-        pool.submit(connect.open, endpoint, name="mishika-migrate/plan")
+        pool.submit(connect.open, endpoint, name="mishika-migrate/plan", settings={"lock_timeout": _LOCK_TIMEOUT})
         for endpoint in (source, source, target, target)
     ]
     failure: Exception | None = None
@@ -82,6 +95,7 @@ def _catalog(session: connect.Session, endpoint: model.Endpoint, rules: matrix.M
 def _survey(
     sessions: Sessions,
     source: model.Endpoint,
+    target: model.Endpoint,
     rules: matrix.Matrix,
     ours: model.Catalog,
     chosen: model.Selection,
@@ -89,11 +103,17 @@ def _survey(
 ) -> model.Survey:
     reader = sessions["source"][0]
     pointers, shapes, unlooked = selection.questions(rules, ours, chosen)
-    roles: tuple[model.Role, model.Role] = ("source", "target")
+    pooled: list[model.Role] = []
+    for end in (source, target):
+        with connect.translated(end):
+            if survey.pooled(*sessions[end.role]):
+                pooled.append(end.role)
+    with connect.translated(source), survey.marked(reader) as mark, connect.translated(target):
+        same_database = survey.has_mark(sessions["target"][0], mark)
     with connect.translated(source):
         return model.Survey(
-            same_database=survey.same_database(reader, sessions["target"][0]),
-            pooled=tuple(role for role in roles if survey.pooled(*sessions[role])),
+            same_database=same_database,
+            pooled=tuple(pooled),
             dangling=survey.dangling(reader, source.schema, pointers),
             unparseable=survey.unparseable(reader, source.schema, shapes),
             unlooked=unlooked,

@@ -50,7 +50,8 @@ CROSS JOIN LATERAL (
   SELECT sum(pg_table_size(l.oid))::int8 AS bytes,
          sum(pg_relation_size(l.oid))::int8 AS heap,
          CASE WHEN bool_and(l.reltuples > 0 AND l.relpages > 0)
-              THEN sum(l.reltuples::float8 / greatest(l.relpages, 1) * (pg_relation_size(l.oid) / 8192))
+              THEN sum(l.reltuples::float8 / greatest(l.relpages, 1)
+                       * (pg_relation_size(l.oid) / current_setting('block_size')::int))
               END::float8 AS rows,
          array_agg(ARRAY[ln.nspname::text, l.relname::text]) FILTER (WHERE l.oid <> c.oid) AS leaves
   FROM pg_class l JOIN pg_namespace ln ON ln.oid = l.relnamespace
@@ -58,8 +59,18 @@ CROSS JOIN LATERAL (
      OR c.relkind = 'p' AND l.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)
 ) size
 WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-  AND c.relpersistence <> 't'
+  AND c.relpersistence <> 't' AND NOT EXISTS (
+    SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY c.relname
+"""
+
+# Only asked for names: a URL with the wrong ?schema= should be answered with the right one.
+_ELSEWHERE = """
+SELECT n.nspname::text AS schema, c.relname::text AS name
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname <> %(schema)s AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'mishika_migrate')
+  AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+ORDER BY 1, 2
 """
 
 # Arrays and rows of types with their own OID carry that OID inside their binary form, and the
@@ -69,7 +80,7 @@ SELECT a.attrelid::int8 AS oid, a.attname::text AS name, format_type(a.atttypid,
        NOT a.attnotnull AS nullable, pg_get_expr(d.adbin, d.adrelid) AS "default",
        a.attgenerated <> '' AS generated, a.attidentity <> '' AS identity,
        coalesce((SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder)
-                 FROM pg_enum e WHERE e.enumtypid = a.atttypid), '{}') AS labels,
+                 FROM pg_enum e WHERE e.enumtypid IN (a.atttypid, t.typelem)), '{}') AS labels,
        t.typsend <> 0 AND t.typreceive <> 0 AND t.typtype <> 'c'
          AND t.typelem < 16384 AND t.typbasetype < 16384 AS "binary"
 FROM pg_attribute a
@@ -95,8 +106,9 @@ ORDER BY k.conrelid, k.conname
 _INDEXES = """
 SELECT i.indrelid::int8 AS oid, c.relname::text AS name, pg_get_indexdef(i.indexrelid) AS definition,
        i.indisunique AS "unique", i.indisprimary AS "primary", pg_get_constraintdef(k.oid) AS "constraint",
-       (SELECT array_agg(pg_get_indexdef(i.indexrelid, n, true) ORDER BY n)
-        FROM generate_series(1, i.indnkeyatts) n) AS columns
+       (SELECT array_agg(coalesce(a.attname::text, pg_get_indexdef(i.indexrelid, n, true)) ORDER BY n)
+        FROM generate_series(1, i.indnkeyatts) n
+        LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = nullif(i.indkey[n - 1], 0)) AS columns
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid
   AND k.contype IN ('p', 'u', 'x')
@@ -106,35 +118,55 @@ ORDER BY i.indrelid, c.relname
 
 # tgtype: 1 row, 2 before, 4 insert. tgenabled: O fires for ordinary sessions, A always.
 _TRIGGERS = """
-SELECT tgrelid::int8 AS oid, tgname::text AS name, tgtype & 2 = 2 AS before_insert
+SELECT tgrelid::int8 AS oid, tgname::text AS name, tgtype & 3 = 3 AS before_insert, tgenabled = 'A' AS always
 FROM pg_trigger
 WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgtype & 4 = 4 AND tgrelid = ANY (%(oids)s)
 ORDER BY tgrelid, tgname
 """
 
 # The subselect keeps the privilege functions, which fail on anything else, away from other relations.
+# A sequence belongs to the column that owns it, else to the first whose default draws from it.
 _SEQUENCES = """
-SELECT s.name, t.relname::text AS "table", a.attname::text AS "column",
-       has_sequence_privilege(s.oid, 'UPDATE') AS writable
-FROM (SELECT c.oid, c.relname::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT s.name, o."table", o."column", has_sequence_privilege(s.oid, 'UPDATE') AS writable,
+       has_sequence_privilege(s.oid, 'SELECT') AS readable
+FROM (SELECT c.oid, c.relnamespace AS schema, c.relname::text AS name
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       WHERE c.relkind = 'S' AND n.nspname = %(schema)s OFFSET 0) s
-LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = s.oid
-  AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
-LEFT JOIN pg_class t ON t.oid = d.refobjid
-LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+LEFT JOIN LATERAL (
+  SELECT t.relname::text AS "table", a.attname::text AS "column"
+  FROM (SELECT d.refobjid AS oid, d.refobjsubid AS number, 0 AS rank FROM pg_depend d
+        WHERE d.classid = 'pg_class'::regclass AND d.objid = s.oid AND d.refclassid = 'pg_class'::regclass
+          AND d.deptype IN ('a', 'i')
+        UNION ALL
+        SELECT f.adrelid, f.adnum, 1 FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid
+        WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = s.oid) u
+  JOIN pg_class t ON t.oid = u.oid AND t.relnamespace = s.schema
+  JOIN pg_attribute a ON a.attrelid = u.oid AND a.attnum = u.number
+  ORDER BY u.rank, t.relname, a.attnum LIMIT 1
+) o ON true
 ORDER BY s.name
 """
 
+# Views of an extension (pg_stat_statements) come with the extension. 16384 is the first OID that is not
+# the server's own (FirstNormalObjectId).
 _VIEWS = """
 SELECT c.relname::text AS name, pg_get_viewdef(c.oid) AS definition,
-       coalesce(array_agg(DISTINCT r.relname::text) FILTER (WHERE r.relkind IN ('r', 'p', 'v', 'm')), '{}')
-         AS reads
+       coalesce(array_agg(DISTINCT r.relname::text) FILTER (WHERE r.relnamespace = c.relnamespace), '{}') AS reads,
+       coalesce(array_agg(DISTINCT ARRAY[r.relname::text, a.attname::text])
+                FILTER (WHERE r.relnamespace = c.relnamespace AND a.attnum > 0), '{}') AS columns,
+       coalesce(array_agg(DISTINCT CASE WHEN p.oid IS NOT NULL THEN 'function ' || p.oid::regprocedure
+                                        ELSE o.nspname || '.' || r.relname END)
+                FILTER (WHERE p.oid IS NOT NULL OR r.relnamespace <> c.relnamespace), '{}') AS "foreign"
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_rewrite w ON w.ev_class = c.oid
 LEFT JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
-  AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid
-LEFT JOIN pg_class r ON r.oid = d.refobjid AND r.relnamespace = c.relnamespace
-WHERE c.relkind = 'v' AND n.nspname = %(schema)s
+  AND d.refobjid <> c.oid AND d.refobjid >= 16384
+LEFT JOIN pg_class r ON d.refclassid = 'pg_class'::regclass AND r.oid = d.refobjid
+LEFT JOIN pg_namespace o ON o.oid = r.relnamespace
+LEFT JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = d.refobjsubid
+LEFT JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+WHERE c.relkind = 'v' AND n.nspname = %(schema)s AND NOT EXISTS (
+  SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
 GROUP BY c.oid, c.relname ORDER BY c.relname
 """
 
@@ -145,26 +177,35 @@ def read(session: connect.Session, endpoint: model.Endpoint, *, migrations: str 
     """Everything about the endpoint's schema, in one read-only transaction.
 
     `migrations` names the table of deployed schema changes (Prisma's layout), if there is one.
+    What the role may not look at is left out, never an error.
     """
     session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     session.execute("SELECT set_config('search_path', quote_ident(%s), true)", [endpoint.schema])
     reader = _Reader(session, endpoint.schema)
     server = reader.all(_SERVER)[0]
+    if server["version"] < model.OLDEST_SERVER:
+        session.execute("COMMIT")
+        return model.Catalog(endpoint=endpoint, tables=(), **server)
     found = reader.all(_TABLES)
     reader.oids = [table["oid"] for table in found]
+    looked = [row for row in found if _open(server, row)]
+    tables = _tables(reader, found, looked)
     catalog = model.Catalog(
         endpoint=endpoint,
-        tables=_tables(reader, found),
+        tables=tables,
         sequences=tuple(model.Sequence(**row) for row in reader.all(_SEQUENCES)),
-        views=tuple(
-            model.View(name=row["name"], definition=row["definition"], reads=tuple(row["reads"]))
-            for row in reader.all(_VIEWS)
-        ),
-        migrations=_migrations(reader, found, migrations),
+        views=tuple(_view(row) for row in reader.all(_VIEWS)),
+        migrations=_migrations(reader, tables, looked, migrations),
+        elsewhere=tuple(model.TableName(**row) for row in reader.all(_ELSEWHERE)),
         **server,
     )
     session.execute("COMMIT")
     return catalog
+
+
+def _open(server: Record, table: Record) -> bool:
+    """Whether the role can read the table's rows, all of them."""
+    return bool(server["may_use_schema"]) and "SELECT" in table["privileges"] and not table["hidden"]
 
 
 class _Reader:
@@ -174,7 +215,9 @@ class _Reader:
         self.oids: list[int] = []
 
     def all(self, query: str | sql.Composed) -> list[Record]:
-        return self._cursor.execute(query, {"schema": self.schema, "oids": self.oids}).fetchall()
+        # A composed query has its values in it, and perhaps a table's name with a percent sign.
+        values = {"schema": self.schema, "oids": self.oids} if isinstance(query, str) else None
+        return self._cursor.execute(query, values).fetchall()
 
     def by_table(self, query: str) -> dict[int, list[Record]]:
         grouped: dict[int, list[Record]] = {oid: [] for oid in self.oids}
@@ -183,12 +226,12 @@ class _Reader:
         return grouped
 
 
-def _tables(reader: _Reader, found: list[Record]) -> tuple[model.Table, ...]:
+def _tables(reader: _Reader, found: list[Record], looked: list[Record]) -> tuple[model.Table, ...]:
     columns = reader.by_table(_COLUMNS)
     foreign_keys = reader.by_table(_FOREIGN_KEYS)
     indexes = reader.by_table(_INDEXES)
     triggers = reader.by_table(_TRIGGERS)
-    counted, occupied = _look_inside(reader, found)
+    counted, occupied = _look_inside(reader, looked)
     return tuple(
         model.Table(
             name=table["name"],
@@ -219,16 +262,24 @@ def _foreign_key(row: Mapping[str, Any]) -> model.ForeignKey:
     )
 
 
-def _look_inside(reader: _Reader, found: Iterable[Record]) -> tuple[dict[str, float], dict[str, bool]]:
-    """Rows of small tables, and for every readable table whether it holds any: one query."""
+def _view(row: Record) -> model.View:
+    return model.View(
+        name=row["name"],
+        definition=row["definition"],
+        reads=tuple(row["reads"]),
+        columns=tuple((table, column) for table, column in row["columns"]),
+        foreign=tuple(row["foreign"]),
+    )
+
+
+def _look_inside(reader: _Reader, looked: Iterable[Record]) -> tuple[dict[str, float], dict[str, bool]]:
+    """Rows of small tables, and for every table whether it holds any: one query."""
     selects = [
         sql.SQL("SELECT {name}, ({count})::float8, EXISTS (SELECT FROM {table})").format(
-            name=sql.Literal(row["name"]),
-            count=_count(row, sql.Identifier(reader.schema, row["name"])),
-            table=sql.Identifier(reader.schema, row["name"]),
+            name=sql.Literal(row["name"]), count=_count(row, table), table=table
         )
-        for row in found
-        if "SELECT" in row["privileges"] and not row["hidden"]
+        for row in looked
+        for table in [_rows_of(reader.schema, row)]
     ]
     if not selects:
         return {}, {}
@@ -240,7 +291,13 @@ def _look_inside(reader: _Reader, found: Iterable[Record]) -> tuple[dict[str, fl
     )
 
 
-def _count(row: Record, table: sql.Identifier) -> sql.Composable:
+def _rows_of(schema: str, table: Record) -> sql.Composed:
+    """ONLY keeps rows of inheriting tables out: they are tables of their own."""
+    only = sql.SQL("" if table["partitioned"] else "ONLY ")
+    return sql.SQL("{}{}").format(only, sql.Identifier(schema, table["name"]))
+
+
+def _count(row: Record, table: sql.Composed) -> sql.Composable:
     heap = row["heap"] or 0
     if heap <= _COUNTED_BYTES:
         return sql.SQL("(SELECT count(*) FROM {})").format(table)
@@ -252,13 +309,21 @@ def _count(row: Record, table: sql.Identifier) -> sql.Composable:
     )
 
 
-def _migrations(reader: _Reader, found: Iterable[Record], name: str | None) -> tuple[model.Migration, ...] | None:
-    table = next((row for row in found if row["name"] == name), None)
-    if name is None or table is None or "SELECT" not in table["privileges"] or table["hidden"]:
+_PRISMA = frozenset({"migration_name", "checksum", "started_at", "finished_at", "rolled_back_at"})
+
+
+def _migrations(
+    reader: _Reader, tables: Iterable[model.Table], looked: Iterable[Record], name: str | None
+) -> tuple[model.Migration, ...] | None:
+    table = next((table for table in tables if table.name == name), None)
+    if table is None or table.name not in {row["name"] for row in looked}:
         return None
+    if not {column.name for column in table.columns} >= _PRISMA:
+        return None
+    # One that was rolled back may have been deployed again since; it counts for nothing.
     query = sql.SQL(
         "SELECT DISTINCT ON (migration_name) migration_name AS name, checksum,"
-        " finished_at IS NOT NULL AND rolled_back_at IS NULL AS finished"
-        " FROM {} ORDER BY migration_name, started_at DESC"
-    ).format(sql.Identifier(reader.schema, name))
+        " finished_at IS NOT NULL AS finished FROM {}"
+        " WHERE rolled_back_at IS NULL ORDER BY migration_name, started_at DESC"
+    ).format(sql.Identifier(reader.schema, table.name))
     return tuple(model.Migration(**row) for row in reader.all(query))

@@ -1,12 +1,14 @@
 """What only a look at both servers at once, or at the rows themselves, can tell.
 
-Imports pg.connect and the words. The questions come as values from `plan.questions`.
+Imports pg.connect and the words. The questions come as values from `selection.questions`.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from psycopg import rows, sql
@@ -14,37 +16,47 @@ from psycopg import rows, sql
 from mishika_migrate import model
 from mishika_migrate.pg import connect
 
-
-def same_database(one: connect.Session, other: connect.Session) -> bool:
-    """Whether both sessions are in one database: a lock taken here is looked for there.
-
-    Host names prove nothing: two names may lead to one server, one name to two.
-    """
-    key = secrets.randbits(31)
-    one.execute("SELECT pg_advisory_lock(%s, %s)", [_MARK, key])
-    try:
-        row = other.execute(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s"
-            " AND objsubid = 2 AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-            [_MARK, key],
-        ).fetchone()
-    finally:
-        one.execute("SELECT pg_advisory_unlock(%s, %s)", [_MARK, key])
-    return bool(row and row[0])
-
-
 _MARK = 0x6D69_6772  # "migr"
+
+
+@contextmanager
+def marked(session: connect.Session) -> Iterator[tuple[int, int]]:
+    """A lock that this session holds meanwhile, for `has_mark` to look for."""
+    mark = (_MARK, secrets.randbits(31))
+    session.execute("SELECT pg_advisory_lock(%s, %s)", mark)
+    try:
+        yield mark
+    finally:
+        session.execute("SELECT pg_advisory_unlock(%s, %s)", mark)
+
+
+def has_mark(session: connect.Session, mark: tuple[int, int]) -> bool:
+    """Whether this session's database is the one of the session that holds `mark`.
+
+    Host names prove nothing: two names may lead to one server, one name to two. The lock is asked
+    for rather than read from pg_locks, which an operator may have closed.
+    """
+    row = session.execute("SELECT pg_try_advisory_lock(%s, %s)", mark).fetchone()
+    free = bool(row and row[0])
+    if free:
+        session.execute("SELECT pg_advisory_unlock(%s, %s)", mark)
+    return not free
 
 
 def pooled(one: connect.Session, other: connect.Session) -> bool:
     """Whether two sessions of one endpoint share a backend, as behind a transaction pooler.
 
     Such a pooler gives each transaction any backend, so a snapshot or a lock held by a session
-    means nothing.
+    means nothing. It hands out the backend that became free last, so asking in turns shows it.
     """
-    answers = {str(one.execute("SELECT pg_backend_pid()").fetchone()) for _ in range(2)}
-    answers.add(str(other.execute("SELECT pg_backend_pid()").fetchone()))
-    return len(answers) != 2
+    answers = [(_backend(one), _backend(other)) for _ in range(3)]
+    ones, others = ({pids[n] for pids in answers} for n in (0, 1))
+    return len(ones) > 1 or len(others) > 1 or ones == others
+
+
+def _backend(session: connect.Session) -> int:
+    row = session.execute("SELECT pg_backend_pid()").fetchone()
+    return int(str(row[0])) if row else 0
 
 
 def dangling(session: connect.Session, schema: str, pointers: Sequence[model.Pointer]) -> tuple[model.Dangling, ...]:
@@ -102,15 +114,16 @@ def unparseable(session: connect.Session, schema: str, shapes: Sequence[model.Sh
     found: list[dict[str, Any]] = cursor.execute(
         sql.SQL("SELECT * FROM ({}) x WHERE rows > 0").format(sql.SQL(" UNION ALL ").join(selects))
     ).fetchall()
-    return tuple(model.Unparseable(**{**row, "examples": tuple(row["examples"])}) for row in found)
+    return tuple(model.Unparseable(**{**row, "examples": tuple(map(_person, row["examples"]))}) for row in found)
 
 
 def _conditions(shape: model.Shape) -> list[tuple[str, sql.Composed, str]]:
+    # json_typeof(to_json(…)) takes json and jsonb; json with \u0000 in it has no jsonb form.
     return [
         *(
             (
                 column,
-                sql.SQL("{0} IS NOT NULL AND jsonb_typeof({0}::jsonb) <> 'object'").format(sql.Identifier(column)),
+                sql.SQL("json_typeof(to_json({})) <> 'object'").format(sql.Identifier(column)),
                 "not a JSON object",
             )
             for column in shape.objects
@@ -120,15 +133,36 @@ def _conditions(shape: model.Shape) -> list[tuple[str, sql.Composed, str]]:
 
 
 def _misfits(schema: str, shape: model.Shape, column: str, condition: sql.Composed, fault: str) -> sql.Composed:
-    names = [sql.SQL("{}::text").format(sql.Identifier(name)) for name in shape.names]
     return sql.SQL(
-        "SELECT {table_name} AS table, {column} AS column, {fault} AS fault, count(*) AS rows,"
-        " coalesce((array_agg({name}))[1:3], '{{}}') AS examples FROM {table} WHERE {condition}"
+        "SELECT {table_name} AS table, {column} AS column, {fault} AS fault, (SELECT count(*) {where}) AS rows,"
+        " ARRAY(SELECT {name} {where} ORDER BY 1 LIMIT 3) AS examples"
     ).format(
         table_name=sql.Literal(shape.table),
         column=sql.Literal(column),
         fault=sql.Literal(fault),
-        name=sql.SQL("concat_ws(' ', {})").format(sql.SQL(", ").join(names)) if names else sql.SQL("''::text"),
-        table=sql.Identifier(schema, shape.table),
-        condition=condition,
+        name=_name(shape),
+        where=sql.SQL("FROM {} WHERE {}").format(sql.Identifier(schema, shape.table), condition),
     )
+
+
+def _name(shape: model.Shape) -> sql.Composed:
+    """What a person may see of a row, as bytes: in SQL_ASCII a text need not be text, and is not converted.
+
+    No more than the first 8 characters of a key, which may be a token.
+    """
+    parts = [
+        *(sql.SQL("{}::text").format(sql.Identifier(name)) for name in shape.names),
+        *(sql.SQL("left({}::text, 8) || '...'").format(sql.Identifier(name)) for name in shape.key),
+    ]
+    return sql.SQL(
+        "convert_to(concat_ws(' ', {}), CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END)"
+    ).format(sql.SQL(", ").join(parts or [sql.SQL("{}").format("")]))
+
+
+_SECRET = re.compile(r"(\bsk-[\w-]{0,4})[\w-]{9,}|([0-9a-fA-F]{8})[0-9a-fA-F]{24,}")
+
+
+def _person(name: bytes) -> str:
+    """On one line, at most 80 characters, and without what looks like a whole key or token."""
+    text = _SECRET.sub(lambda found: f"{found[1] or found[2]}…", name.decode(errors="replace"))
+    return "".join(sign if sign.isprintable() else "·" for sign in text)[:80]

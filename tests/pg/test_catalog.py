@@ -1,0 +1,198 @@
+"""A catalog holds what the server has, whatever its tables look like, at the same price for any number of them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import psycopg
+import pytest
+
+from mishika_migrate import model
+from mishika_migrate.pg import catalog, connect
+from tests.fix_servers import Clone, Pair, endpoint
+
+
+class Counting(psycopg.Cursor[Any]):
+    """A cursor that counts what it sends."""
+
+    sent: ClassVar[int] = 0
+
+    def execute(self, *given: Any, **more: Any) -> Any:
+        type(self).sent += 1
+        return super().execute(*given, **more)
+
+
+def execute(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as session:
+        for statement in statements:
+            session.execute(statement.encode())
+
+
+def read(url: str, migrations: str | None = None) -> model.Catalog:
+    end = endpoint(url, "source")
+    with connect.session(end, name="test") as session:
+        return catalog.read(session, end, migrations=migrations)
+
+
+def table(found: model.Catalog, name: str) -> model.Table:
+    one = found.table(name)
+    assert one is not None
+    return one
+
+
+@pytest.fixture
+def url(pair: Pair, clone: Clone) -> str:
+    """An empty database on the old server."""
+    return clone(pair.old, "template0")
+
+
+def queries(url: str) -> tuple[int, int]:
+    """How many tables a catalog has, and how many queries it took."""
+    end = endpoint(url, "source")
+    with connect.session(end, name="test") as session:
+        session.cursor_factory = Counting
+        Counting.sent = 0
+        found = catalog.read(session, end, migrations="_prisma_migrations")
+        return len(found.tables), Counting.sent
+
+
+def test_a_hundred_tables_cost_as_many_queries_as_one(source_url: str, url: str) -> None:
+    tables, price = queries(source_url)
+    assert tables == 24  # the proxy's 23 and its migrations
+    assert price <= 15
+    make = "CREATE TABLE t{0} (id serial PRIMARY KEY, up int REFERENCES t{0}, note text UNIQUE)"
+    execute(url, *(make.format(n) for n in range(101)))
+    execute(
+        url,
+        "CREATE TABLE _prisma_migrations AS SELECT '' AS migration_name, '' AS checksum, now() AS started_at,"
+        " now() AS finished_at, now() AS rolled_back_at",
+    )
+    assert queries(url) == (102, price)
+
+
+def test_names_of_any_kind_are_read_as_they_are(url: str) -> None:
+    name, column = 'a "b" {c} %s ☃\'; --', "% \"x\" 'y'"
+    quoted = '"' + name.replace('"', '""') + '"'
+    execute(url, f'CREATE TABLE {quoted} ("% ""x"" \'y\'" int PRIMARY KEY)', f"INSERT INTO {quoted} VALUES (1), (2)")
+    found = table(read(url), name)
+    assert (found.rows, found.occupied, found.primary_key) == (2.0, True, (column,))
+
+
+def test_mixed_case_keys_are_names_and_expressions_are_text(url: str) -> None:
+    execute(
+        url,
+        'CREATE TABLE t ("requestId" text, "startTime" int, note text, PRIMARY KEY ("startTime", "requestId"))',
+        'CREATE UNIQUE INDEX low ON t (lower(note), note) INCLUDE ("startTime")',
+    )
+    found = table(read(url), "t")
+    assert found.primary_key == ("startTime", "requestId")
+    assert next(index.columns for index in found.indexes if index.name == "low") == ("lower(note)", "note")
+
+
+def test_columns_say_what_they_are_and_dropped_ones_are_gone(url: str) -> None:
+    execute(
+        url,
+        "CREATE TYPE mood AS ENUM ('b', 'a'); CREATE TYPE pair AS (x int, y int)",
+        "CREATE TABLE t (gone int, id int GENERATED ALWAYS AS IDENTITY, n numeric(5,2) NOT NULL DEFAULT 1.5,"
+        " twice numeric GENERATED ALWAYS AS (n * 2) STORED, m mood, ms mood[], p pair, ps pair[], d date)",
+        "ALTER TABLE t DROP gone; CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES",
+    )
+    found = read(url)
+    columns = {column.name: column for column in table(found, "t").columns}
+    assert list(columns) == ["id", "n", "twice", "m", "ms", "p", "ps", "d"]
+    assert (columns["id"].identity, columns["id"].nullable) == (True, False)
+    assert (columns["n"].type, columns["n"].nullable, columns["n"].default) == ("numeric(5,2)", False, "1.5")
+    assert columns["twice"].generated
+    assert columns["m"].labels == columns["ms"].labels == ("b", "a")
+    assert {name for name, column in columns.items() if not column.binary} == {"ms", "p", "ps"}
+    assert (table(found, "nothing").columns, table(found, "nothing").rows) == ((), 1.0)
+
+
+def test_partitions_are_part_of_their_table(url: str) -> None:
+    execute(
+        url,
+        "CREATE SCHEMA old; CREATE TABLE logs (day int, id int, PRIMARY KEY (day, id)) PARTITION BY RANGE (day)",
+        "CREATE TABLE logs_1 PARTITION OF logs FOR VALUES FROM (0) TO (10)",
+        "CREATE TABLE old.logs_2 PARTITION OF logs FOR VALUES FROM (10) TO (20) PARTITION BY LIST (id)",
+        "CREATE TABLE old.logs_2_1 PARTITION OF old.logs_2 FOR VALUES IN (1)",
+        "CREATE TABLE child_of (LIKE logs) ; CREATE TABLE heir () INHERITS (child_of)",
+        "INSERT INTO logs VALUES (1, 1), (2, 1), (12, 1); INSERT INTO heir VALUES (1, 1)",
+    )
+    found = read(url)
+    assert {each.name for each in found.tables} == {"logs", "child_of", "heir"}
+    logs = table(found, "logs")
+    assert (logs.partitioned, logs.rows, logs.occupied) == (True, 3.0, True)
+    assert set(map(str, logs.partitions)) == {"public.logs_1", "old.logs_2_1"}
+    assert logs.bytes > 0
+    assert table(found, "child_of").occupied is False  # an heir's rows are its own
+
+
+def test_large_tables_are_estimated_whether_or_not_they_were_analyzed(url: str) -> None:
+    execute(
+        url,
+        "CREATE TABLE big WITH (autovacuum_enabled = off) AS SELECT n, repeat('x', 200) AS text"
+        " FROM generate_series(1, 100000) n",
+    )
+    sampled = table(read(url), "big").rows
+    execute(url, "ANALYZE big")
+    analyzed = table(read(url), "big").rows
+    assert sampled == pytest.approx(100_000, rel=0.3)
+    assert analyzed == pytest.approx(100_000, rel=0.05)
+
+
+def test_sequences_belong_to_the_column_that_owns_or_uses_them(url: str) -> None:
+    execute(
+        url,
+        "CREATE TABLE t (a serial, b int GENERATED BY DEFAULT AS IDENTITY)",
+        "CREATE SEQUENCE used; CREATE SEQUENCE free; ALTER TABLE t ADD c int DEFAULT nextval('used')",
+        "CREATE SCHEMA other; CREATE SEQUENCE astray; CREATE TABLE other.t (a int DEFAULT nextval('astray'))",
+    )
+    owners = {sequence.name: (sequence.table, sequence.column) for sequence in read(url).sequences}
+    assert owners == {
+        "t_a_seq": ("t", "a"),
+        "t_b_seq": ("t", "b"),
+        "used": ("t", "c"),
+        "free": (None, None),
+        "astray": (None, None),
+    }
+
+
+def test_foreign_keys_name_their_table_and_whether_they_can_wait(url: str) -> None:
+    execute(
+        url,
+        "CREATE SCHEMA other; CREATE TABLE other.far (id int PRIMARY KEY)",
+        "CREATE TABLE near (a int, b int, PRIMARY KEY (a, b))",
+        "CREATE TABLE t (x int, y int REFERENCES other.far, FOREIGN KEY (y, x) REFERENCES near (a, b) DEFERRABLE)",
+    )
+    keys = {key.references: key for key in table(read(url), "t").foreign_keys}
+    assert set(keys) == {"other.far", "near"}
+    assert (keys["near"].columns, keys["near"].referenced_columns) == (("y", "x"), ("a", "b"))
+    assert (keys["near"].deferrable, keys["other.far"].deferrable) == (True, False)
+
+
+def test_texts_mean_the_same_in_a_schema_of_another_name(url: str) -> None:
+    execute(
+        url,
+        'CREATE SCHEMA "My Schema"; CREATE TYPE "My Schema".mood AS ENUM (\'a\')',
+        'CREATE TABLE "My Schema".t (m "My Schema".mood DEFAULT \'a\', n serial)',
+        'CREATE VIEW "My Schema".v AS SELECT m FROM "My Schema".t',
+    )
+    found = read(f"{url}&schema=My%20Schema")
+    columns = table(found, "t").columns
+    assert [(column.type, column.default) for column in columns] == [
+        ("mood", "'a'::mood"),
+        ("integer", "nextval('t_n_seq'::regclass)"),
+    ]
+    assert "My Schema" not in found.views[0].definition
+    assert (found.views[0].reads, found.views[0].columns) == (("t",), (("t", "m"),))
+    assert [str(each) for each in read(url).elsewhere] == ["My Schema.t"]
+
+
+def test_schema_that_does_not_exist_is_a_catalog_without_tables(url: str) -> None:
+    found = read(f"{url}&schema=nowhere", "_prisma_migrations")
+    assert (found.schema_exists, found.may_use_schema, found.tables, found.migrations) == (False, False, (), None)
+
+
+def test_migration_table_of_another_layout_is_not_read(url: str) -> None:
+    execute(url, "CREATE TABLE schema_migrations (version text)")
+    assert read(url, "schema_migrations").migrations is None

@@ -1,0 +1,128 @@
+"""Findings that need no server to be told."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from mishika_migrate import model
+from mishika_migrate.findings import literal, major, quoted
+from tests.values import build, catalog, entry, key, rules, table
+
+RULES = rules(entry("a"), entry("b", "if-used"))
+TABLES = [table("a"), table("b")]
+DUMP = model.Survey(pg_dump=18)
+
+
+def codes(made: model.Plan) -> dict[str, str]:
+    return {finding.code: finding.severity for finding in made.findings}
+
+
+def plan(ours: object = None, theirs: object = None, **more: object) -> model.Plan:
+    source = dataclasses.replace(catalog("source", TABLES), **(ours or {}))  # type: ignore[arg-type]
+    target = dataclasses.replace(catalog("target", TABLES), **(theirs or {}))  # type: ignore[arg-type]
+    return build(RULES, source, target, **more)  # type: ignore[arg-type]
+
+
+def test_two_servers_alike_leave_nothing_to_say() -> None:
+    assert plan().findings == ()
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("version", [9_06_24, 11_00_22])
+def test_server_before_12_is_refused_and_nothing_else_is_said_of_it(side: str, version: int) -> None:
+    old = {"version": version, "tables": ()}
+    made = plan(old) if side == "source" else plan(None, old)
+    (finding,) = made.findings
+    assert (finding.code, finding.severity) == ("server-too-old", "refuse")
+    assert f"me@{side}/db is PostgreSQL {major(version)}" in finding.message
+
+
+def test_versions_are_named_as_people_name_them() -> None:
+    assert [major(version) for version in (9_06_24, 10_00_01, 18_00_06)] == ["9.6", "10", "18"]
+
+
+def test_older_target_is_a_note_and_a_newer_one_nothing() -> None:
+    assert codes(plan(None, {"version": 15_00_04})) == {"older-target": "note"}
+    assert codes(plan(None, {"version": 16_00_04})) == {}
+    assert codes(plan(None, {"version": 17_00_04})) == {}
+
+
+def test_standby_is_refused_once() -> None:
+    assert codes(plan(None, {"in_recovery": True, "may_create_schema": False})) == {"read-only": "refuse"}
+
+
+def test_survey_of_both_servers_is_told() -> None:
+    answers = model.Survey(same_database=True, pooled=("source", "target"), unlooked=("a",))
+    made = plan(survey=answers)
+    assert codes(made) == {"same-database": "refuse", "transaction-pooler": "refuse", "not-searched": "note"}
+    assert len(made.refused) == 3
+
+
+def test_half_of_the_required_tables_is_another_refusal_than_none() -> None:
+    two = rules(entry("a"), entry("c"))
+    half = build(two, catalog("source", TABLES), catalog("target", TABLES))
+    assert "lacks 1 required tables of Test" in half.refused[0].message
+    none = build(two, catalog("source", [table("x")]), catalog("target", []))
+    assert "has no table of Test" in none.refused[0].message
+    assert len(none.findings) == 1  # not a word about x
+
+
+def test_create_schema_wants_an_empty_schema_of_the_same_name_and_a_pg_dump_that_is_new_enough() -> None:
+    made = plan(create_schema=True, survey=model.Survey(pg_dump=15))
+    assert [finding.code for finding in made.refused] == ["target-not-empty", "pg-dump"]
+    assert "pg_dump 15 cannot dump a server of version 16" in made.refused[1].message
+    assert codes(plan(None, {"tables": ()}, create_schema=True, survey=model.Survey()))["pg-dump"] == "refuse"
+    end = model.Endpoint(role="target", conninfo="", schema="other", label="t")
+    renamed = plan(None, {"tables": (), "endpoint": end, "schema_exists": False}, create_schema=True)
+    assert [finding.code for finding in renamed.refused] == ["schema-renamed"]
+    assert not plan(None, {"tables": (), "schema_exists": False}, create_schema=True).findings
+
+
+def test_pg_dump_has_to_read_tables_that_are_not_copied_too() -> None:
+    closed = [table("a"), table("b", occupied=False, privileges=frozenset())]
+    made = plan({"tables": tuple(closed)}, {"tables": ()}, create_schema=True)
+    assert [finding.subject for finding in made.refused] == ["b"]
+    assert made.refused[0].fix == 'GRANT SELECT ON "public"."b" TO "me";'
+
+
+def test_emptying_a_table_names_all_that_reference_it() -> None:
+    theirs = (table("a"), table("b", key("a")), table("c", key("b")), table("d"))
+    (finding,) = plan(
+        None, {"tables": (*theirs[:1], *(dataclasses.replace(t, occupied=False) for t in theirs[1:]))}
+    ).refused
+    assert finding.code == "target-has-rows"
+    assert finding.fix.startswith('TRUNCATE "public"."a", "public"."b", "public"."c"; ')
+
+
+def test_delete_is_missed_only_by_a_resume() -> None:
+    theirs = tuple(dataclasses.replace(t, occupied=False, privileges=frozenset({"SELECT", "INSERT"})) for t in TABLES)
+    assert codes(plan(None, {"tables": theirs})) == {"privilege-to-resume": "note"}
+
+
+def test_every_finding_names_its_server() -> None:
+    bad = tuple(
+        table("a", hidden=True, privileges=frozenset(), triggers=(model.Trigger(name="t", before_insert=True),))
+        for _ in range(1)
+    )
+    answers = model.Survey(
+        same_database=True,
+        pooled=("source",),
+        dangling=(model.Dangling(table="a", column="x", references="b", rows=1, absent=True),),
+        unparseable=(model.Unparseable(table="a", column="x", fault="NULL", rows=9, examples=("one", "")),),
+        unlooked=("a",),
+    )
+    made = plan(
+        {"tables": (*bad, table("stranger")), "encoding": "LATIN1", "may_use_schema": False},
+        {"tables": bad, "encoding": "SQL_ASCII", "in_recovery": True, "version": 12_00_00},
+        survey=answers,
+    )
+    assert len(made.refused) > 8
+    for finding in made.findings:
+        assert "source" in finding.message or "target" in finding.message, finding
+        assert finding.fix or finding.severity == "note", finding
+
+
+def test_names_are_quoted_for_pasting() -> None:
+    assert (quoted('a"b'), literal("it's")) == ('"a""b"', "'it''s'")
