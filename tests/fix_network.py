@@ -16,8 +16,10 @@ from mishika_migrate.sandbox import servers
 class Proxy:
     """Forwards 127.0.0.1:`port` to a Unix socket.
 
-    `cut_after(n)` cuts every connection once `n` more bytes have gone to the server through any of
-    them; `refuse` turns new connections away; `stall` lets nothing pass in either direction.
+    `cut_after(n)` cuts the connection through which the last of `n` more bytes goes to the server,
+    `cut_after(n, back=True)` that through which it comes from there; `swallow("COMMIT")` hands the next
+    such command to the server and cuts its connection when the answer comes; `refuse` turns new
+    connections away; `stall` lets nothing pass in either direction.
     """
 
     def __init__(self, to: Path) -> None:
@@ -26,7 +28,9 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._guard = threading.Lock()
-        self._budget: int | None = None
+        self._budgets: dict[bool, int | None] = {True: None, False: None}
+        self._command: bytes | None = None
+        self._mute: set[socket.socket] = set()
         self._flowing = threading.Event()
         self._flowing.set()
         self.refuse = False
@@ -37,21 +41,32 @@ class Proxy:
         """The server's URL, through this proxy."""
         return f"postgresql://postgres@127.0.0.1:{self.port}{urlsplit(url).path}?sslmode=disable"
 
-    def cut_after(self, size: int) -> None:
-        self._budget = size
+    def cut_after(self, size: int, *, back: bool = False) -> None:
+        self._budgets[not back] = size
+
+    def swallow(self, command: str) -> None:
+        self._command = command.encode() + b"\0"
+
+    @property
+    def swallowed(self) -> bool:
+        """Whether that has happened since `swallow`."""
+        return self._command is None
 
     def cut(self) -> None:
         """Ends all connections now, without a word to either end."""
         with self._guard:
             pairs, self._pairs = self._pairs, []
-        self.cuts += len(pairs)
         for pair in pairs:
-            for end in pair:
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # that end went first
-                end.close()
+            self._end(pair)
+
+    def _end(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        self.cuts += 1
+        for end in pair:
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # that end went first
+            end.close()
 
     def stall(self) -> None:
         self._flowing.clear()
@@ -80,20 +95,30 @@ class Proxy:
             threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
             threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
 
-    def _pump(self, come: socket.socket, go: socket.socket, counted: bool) -> None:
+    def _pump(self, come: socket.socket, go: socket.socket, forth: bool) -> None:
         try:
             while block := come.recv(65536):
                 self._flowing.wait()
-                if counted and self._budget is not None:
-                    self._budget -= len(block)
-                    if self._budget <= 0:
-                        self._budget = None
-                        self.cut()
-                        return
+                if come in self._mute:
+                    self._end((come, go))
+                    return
+                if self._spent(len(block), forth):
+                    self._end((come, go))
+                    return
+                if forth and self._command is not None and self._command in block:
+                    self._mute.add(go)
+                    self._command = None
                 go.sendall(block)
             go.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # cut
+
+    def _spent(self, size: int, forth: bool) -> bool:
+        left = self._budgets[forth]
+        if left is None:
+            return False
+        self._budgets[forth] = left - size if left > size else None
+        return left <= size
 
 
 @pytest.fixture

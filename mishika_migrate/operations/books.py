@@ -1,11 +1,13 @@
 """`tables`, `status` and `cleanup`: the matrix with live counts, and the target's ledger.
 
-Imports pg, look, matrix and the words.
+Imports pg, look, plan, matrix and the words.
 """
 
 from __future__ import annotations
 
-from mishika_migrate import matrix, model
+from dataclasses import dataclass
+
+from mishika_migrate import errors, matrix, model, plan
 from mishika_migrate.operations import look
 from mishika_migrate.pg import connect, ledger
 
@@ -47,15 +49,58 @@ def _listed(entry: matrix.Entry, rules: matrix.Matrix, there: model.Catalog | No
     )
 
 
-def runs(target: model.Endpoint) -> tuple[model.Run, ...]:
-    """All runs of the target's ledger, the latest first."""
-    with connect.session(target, name=_NAME) as session:
-        return ledger.runs(session)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What the target's ledger says. `runs` has the latest first.
+
+    `unfinished` is the run that `copy --resume` would continue, empty without one, and `waiting`
+    are the tables that it has still to copy. `working` names who holds the target just now.
+    """
+
+    exists: bool
+    runs: tuple[model.Run, ...]
+    unfinished: str = ""
+    waiting: tuple[str, ...] = ()
+    working: str = ""
 
 
-def has_ledger(target: model.Endpoint) -> bool:
+def status(target: model.Endpoint) -> Status:
+    """Reads the ledger; writes nothing."""
     with connect.session(target, name=_NAME) as session:
-        return ledger.exists(session)
+        runs = ledger.runs(session)
+        before = ledger.unfinished(session)
+        return Status(
+            exists=ledger.exists(session),
+            runs=runs,
+            unfinished=before.run if before else "",
+            waiting=_waiting(before, runs) if before else (),
+            # The lock is tried only when somebody says that he works: it could turn a new run away.
+            working=_working(session, target) if any(run.state == "running" for run in runs) else "",
+        )
+
+
+def _waiting(before: model.Unfinished, runs: tuple[model.Run, ...]) -> tuple[str, ...]:
+    try:
+        todo = plan.loads(before.plan)
+    except errors.ConfigurationError:
+        return ()  # of another version of the tool, which alone can continue it
+    landed = {step.step for run in runs if run.id == before.run for step in run.steps}
+    copies = (step for step in todo.steps if isinstance(step, model.CopyTable) and step.id not in landed)
+    return tuple(dict.fromkeys(step.target.name for step in copies))
+
+
+def _working(session: connect.Session, target: model.Endpoint) -> str:
+    try:
+        ledger.lock(session, target)
+    except errors.Refused as error:
+        return error.message
+    return ""
+
+
+def refuse_while_working(target: model.Endpoint) -> None:
+    """`errors.Refused` names the session that holds the target just now."""
+    with connect.session(target, name=_NAME) as session:
+        ledger.lock(session, target)
 
 
 def cleanup(target: model.Endpoint) -> None:

@@ -20,6 +20,9 @@ from mishika_migrate.operations import work
 
 _TICK_SECONDS = 0.25
 
+# After this time a task that does not end is given up; what it did is for the ledger to say.
+_DRAIN_SECONDS = 30.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -41,14 +44,19 @@ def run(
     emit: Callable[[events.Event], None],
     tick: Callable[[], None],
     stopping: Callable[[], bool],
-    cancel: Callable[[], None],
-) -> list[tuple[work.Task, tuple[model.Landed, ...]]]:
-    """What every task did, in the order in which they ended.
+    end: Callable[[float], object],
+    landed: Callable[[model.Landed], None],
+    perform: work.Perform = work.perform,
+) -> None:
+    """Returns when every task has committed; `landed` hears of each step that did.
 
     Raises the first failure that is not worth another try, after all other open tasks have ended;
-    what they committed before stays. `tick` is called a few times a second in this thread.
+    what they committed before stays, and is told and emitted. `tick` is called a few times a second in this
+    thread. `end` makes open tasks end; it is called again and again with the seconds that it has
+    been trying for.
     """
-    loop = _Loop(executor=executor, policy=policy, emit=emit, queue=[_Try.first(task, policy) for task in tasks])
+    queue = [_Try.first(task, policy) for task in tasks]
+    loop = _Loop(executor=executor, perform=perform, emit=emit, landed=landed, queue=queue)
     try:
         while loop.open:
             if stopping():
@@ -57,13 +65,8 @@ def run(
             loop.collect()
             tick()
     except BaseException:
-        work.halt.set()
-        while not loop.drain():
-            cancel()
+        loop.drain(end)
         raise
-    finally:
-        work.halt.clear()
-    return loop.done
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,7 +104,7 @@ class _Try:
 
 
 class _TooLate(stop_base):
-    """Counts from the first failure: tenacity's own stop_after_delay counts from the start, and a
+    """Counts from the first failure: tenacity's own stop_before_delay counts from the start, and a
     table that copied well for an hour still deserves its retries."""
 
     def __init__(self, seconds: float) -> None:
@@ -112,7 +115,7 @@ class _TooLate(stop_base):
         now = time.monotonic()
         if self._first is None:
             self._first = now
-        return now - self._first > self._seconds
+        return now + retry_state.upcoming_sleep - self._first > self._seconds
 
 
 def _worth_another(error: BaseException) -> bool:
@@ -122,11 +125,11 @@ def _worth_another(error: BaseException) -> bool:
 @dataclass(slots=True, kw_only=True)
 class _Loop:
     executor: concurrent.futures.Executor
-    policy: Policy
+    perform: work.Perform
     emit: Callable[[events.Event], None]
+    landed: Callable[[model.Landed], None]
     queue: list[_Try]
     running: dict[concurrent.futures.Future[tuple[model.Landed, ...]], _Try] = field(default_factory=dict)
-    done: list[tuple[work.Task, tuple[model.Landed, ...]]] = field(default_factory=list)
 
     @property
     def open(self) -> bool:
@@ -136,7 +139,7 @@ class _Loop:
         now = time.monotonic()
         for item in [item for item in self.queue if item.ready <= now]:
             self.queue.remove(item)
-            self.running[self.executor.submit(work.perform, item.task, attempt=item.attempt)] = item
+            self.running[self.executor.submit(self.perform, item.task, attempt=item.attempt)] = item
 
     def collect(self) -> None:
         if not self.running:
@@ -158,7 +161,8 @@ class _Loop:
         self.queue.append(item)
 
     def _finished(self, task: work.Task, landed: tuple[model.Landed, ...]) -> None:
-        self.done.append((task, landed))
+        for outcome in landed:
+            self.landed(outcome)
         for step, outcome in zip(task.steps, landed, strict=True):
             self.emit(
                 events.StepFinished(
@@ -172,14 +176,19 @@ class _Loop:
                 )
             )
 
-    def drain(self) -> bool:
-        """Lets open tasks end; what one commits meanwhile is reported. True when none is left."""
+    def drain(self, end: Callable[[float], object]) -> None:
+        """Ends all open tasks. What one commits meanwhile is reported; no failure matters any more."""
         self.queue.clear()
-        for future in list(self.running):
+        for future in self.running:
             future.cancel()
-        ended, _ = concurrent.futures.wait(self.running, timeout=_TICK_SECONDS)
-        for future in ended:
-            item = self.running.pop(future)
-            if not future.cancelled() and future.exception() is None:
-                self._finished(item.task, future.result())
-        return not self.running
+        began = time.monotonic()
+        late: list[tuple[work.Task, tuple[model.Landed, ...]]] = []
+        while self.running and (trying := time.monotonic() - began) < _DRAIN_SECONDS:
+            end(trying)
+            ended, _ = concurrent.futures.wait(self.running, timeout=_TICK_SECONDS)
+            for future in ended:
+                item = self.running.pop(future)
+                if not future.cancelled() and future.exception() is None:
+                    late.append((item.task, future.result()))
+        for task, landed in late:
+            self._finished(task, landed)  # at last, because `emit` may raise

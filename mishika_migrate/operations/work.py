@@ -6,27 +6,44 @@ or another process; everything it needs to know is in it.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mishika_migrate import model
 from mishika_migrate.pg import connect, ddl, dump, ledger, snapshot, transfer
 
-Stopped = transfer.Stopped
+# Runs whose tasks in this process are to end soon, whatever they wait for. A set's methods are
+# atomic, so the threads of a run need no lock.
+_halted: set[str] = set()
 
-# Set to end all tasks of this process soon, whatever they wait for.
-halt = threading.Event()
+
+def halt(run: str) -> None:
+    """Ends the run's tasks in this process within half a second, those apart that a server holds up."""
+    _halted.add(run)
+
+
+def proceed(run: str) -> None:
+    """Takes `halt` back, for a run that is continued in the same process."""
+    _halted.discard(run)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """An exported snapshot: its name and, to know it by, `txid_current_snapshot()` in it."""
+
+    name: str
+    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """`steps` in this order, all or none. `redo` are steps whose old rows must go first.
+    """`steps` in this order, all or none.
 
-    `snapshot` is the exported one; None when no step reads the source's rows. `durable` waits for
-    the target's disk at COMMIT. `lock_timeout` is in seconds.
+    `snapshot` is None when no step reads the source's rows. `followers` are tables of later stages
+    that reference those of `steps`: their rows go first when a table is copied once more. `durable`
+    waits for the target's disk at COMMIT. `lock_timeout` is in seconds.
     """
 
     run: str
@@ -35,9 +52,9 @@ class Task:
     steps: tuple[model.Step, ...]
     source: model.Endpoint
     target: model.Endpoint
-    snapshot: str | None
+    snapshot: Snapshot | None
+    followers: tuple[model.TableName, ...] = ()
     durable: bool = True
-    redo: frozenset[str] = frozenset()
     lock_timeout: float = 10.0
 
     @property
@@ -48,7 +65,18 @@ class Task:
     @property
     def name(self) -> str:
         """The `application_name` of its sessions."""
-        return f"mishika-migrate/{self.run}/{self.number}"
+        return f"{sessions(self.run)}{self.number}"
+
+    def stopping(self) -> bool:
+        return self.run in _halted
+
+
+def sessions(run: str) -> str:
+    """How the names of all sessions of the run's tasks begin."""
+    return f"mishika-migrate/{run}/step/"
+
+
+Perform = Callable[..., tuple[model.Landed, ...]]
 
 
 def perform(task: Task, *, attempt: int = 1) -> tuple[model.Landed, ...]:
@@ -56,40 +84,65 @@ def perform(task: Task, *, attempt: int = 1) -> tuple[model.Landed, ...]:
 
     A step that has landed before is not repeated: its ledger entry is returned instead.
     """
-    settings = {
-        "lock_timeout": f"{int(task.lock_timeout * 1000)}ms",
-        "synchronous_commit": "on" if task.durable else "off",
-    }
-    answered = attempt > 1
-    with ExitStack() as stack:
-        target = stack.enter_context(connect.session(task.target, name=task.name, answered=True, settings=settings))
-        if answered:
+    waits = {"lock_timeout": f"{int(task.lock_timeout * 1000)}ms"}
+    settings = {**waits, "synchronous_commit": "on" if task.durable else "off"}
+    with (
+        connect.session(
+            task.target, name=task.name, answered=True, settings=settings, stopping=task.stopping
+        ) as target,
+        connect.translated(task.target, f"step {task.id}"),
+    ):
+        if attempt > 1:
             connect.end_leftovers(target, task.name)
-        source = None
-        if task.snapshot is not None:
-            source = stack.enter_context(connect.session(task.source, name=task.name, answered=True))
-            stack.enter_context(snapshot.reading(source, task.snapshot))
-        stack.enter_context(target.transaction())
-        target.execute("SET CONSTRAINTS ALL DEFERRED")
-        _clear(task, target)
-        return tuple(_step(task, step, source, target) for step in task.steps)
+        with connect.transaction(target):
+            return _inside(task, target, waits)
 
 
-def _clear(task: Task, target: connect.Session) -> None:
+def _inside(task: Task, target: connect.Session, waits: dict[str, str]) -> tuple[model.Landed, ...]:
+    target.execute("SET CONSTRAINTS ALL DEFERRED")
+    claims = [ledger.claim(target, run=task.run, step=step.id) for step in task.steps]
+    landed = [claim.landed for claim in claims if claim.landed is not None]
+    if len(landed) == len(claims):
+        return tuple(landed)  # an attempt whose COMMIT was not answered
+    _clear(task, claims, target)
+    with _reader(task, waits) as source:
+        return tuple(
+            claim.landed or _step(task, step, source, target) for step, claim in zip(task.steps, claims, strict=True)
+        )
+
+
+@contextmanager
+def _reader(task: Task, settings: dict[str, str]) -> Iterator[connect.Session | None]:
+    if task.snapshot is None:
+        yield None
+        return
+    with snapshot.reader(
+        task.source,
+        name=task.name,
+        snapshot=task.snapshot.name,
+        state=task.snapshot.state,
+        settings=settings,
+        stopping=task.stopping,
+    ) as source:
+        yield source
+
+
+def _clear(task: Task, claims: list[ledger.Claim], target: connect.Session) -> None:
     """Children first, because their parents' rows are referenced."""
-    for step in reversed(task.steps):
-        if step.id in task.redo:
-            ledger.forget(target, run=task.run, step=step.id)
-            if isinstance(step, model.CopyTable):
-                transfer.empty(target, step.target)
+    old = [
+        step.target
+        for step, claim in zip(task.steps, claims, strict=True)
+        if claim.again and isinstance(step, model.CopyTable)
+    ]
+    if old:
+        for table in (*task.followers, *reversed(old)):
+            # The core's tables are those that a running proxy reads.
+            transfer.empty(target, table, truncate=task.stage == "bulk")
 
 
 def _step(task: Task, step: model.Step, source: connect.Session | None, target: connect.Session) -> model.Landed:
-    if stopping():
-        raise Stopped
-    before = ledger.claim(target, run=task.run, step=step.id)
-    if before is not None:
-        return before
+    if task.stopping():
+        raise connect.Stopped
     landed = _carry_out(task, step, source, target)
     ledger.record(target, run=task.run, landed=landed)
     return landed
@@ -100,22 +153,18 @@ def _carry_out(task: Task, step: model.Step, source: connect.Session | None, tar
     match step:
         case model.CopyTable():
             assert source is not None
-            return transfer.copy(source, target, step, endpoints=(task.source, task.target), stopping=stopping)
+            ends = (task.source, task.target)
+            return transfer.copy(source, target, step, endpoints=ends, stopping=task.stopping)
         case model.SetSequence():
             assert source is not None
-            with connect.translated(task.source):
-                ddl.set_sequence(source, target, step)
+            with connect.translated(task.source, step.id):
+                value, called = ddl.last_value(source, step)
+            ddl.set_sequence(target, step, value, called)
         case model.CreateView():
             ddl.create_view(target, step)
         case model.Analyze():
             ddl.analyze(target, step)
         case model.CreateSchema():
-            ddl.apply(target, dump.schema(task.source, step), schema=step.schema)
+            script = dump.schema(task.source, step, lock_timeout=task.lock_timeout, stopping=task.stopping)
+            ddl.apply(target, script, schema=step.schema)
     return model.Landed(step=step.id, table="", rows_out=0, rows_in=0, bytes=0, seconds=time.monotonic() - began)
-
-
-def stopping() -> bool:
-    return halt.is_set()
-
-
-Perform = Callable[..., tuple[model.Landed, ...]]

@@ -5,14 +5,18 @@ Imports the words only. Nothing else in the package catches a psycopg exception.
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import re
+import selectors
+import socket
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import psycopg
-from psycopg import conninfo, pq, sql
+from psycopg import capabilities, conninfo, pq, sql
 
 from mishika_migrate import errors, model
 
@@ -43,13 +47,42 @@ _KEEPALIVE: Mapping[str, str | int] = {
     "tcp_user_timeout": 60_000,
 }
 
-_open: weakref.WeakSet[Session] = weakref.WeakSet()
-_open_guard = threading.Lock()
+# The same on the server's side: its own defaults notice a dead client after two hours, and while it
+# waits for a lock not at all. Systems without these options refuse or log them.
+_LIVELINESS: Mapping[str, str] = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+    "client_connection_check_interval": "2000",
+}
+
+_POLL_SECONDS = 0.1
+_CANCEL_SECONDS = 5.0
+
+
+class Stopped(Exception):
+    """The caller's `stopping` said so; nothing of what was open remains."""
+
+
+def never() -> bool:
+    return False
+
+
+# Names of the open sessions. The guard is held while one is closed, so that no other thread asks
+# libpq about a session that it frees meanwhile.
+_sessions: weakref.WeakKeyDictionary[Session, str] = weakref.WeakKeyDictionary()
+_guard = threading.Lock()
 
 
 @contextmanager
 def session(
-    endpoint: model.Endpoint, *, name: str, answered: bool = False, settings: Mapping[str, str] | None = None
+    endpoint: model.Endpoint,
+    *,
+    name: str,
+    answered: bool = False,
+    settings: Mapping[str, str] | None = None,
+    stopping: Callable[[], bool] = never,
 ) -> Iterator[Session]:
     """An autocommit session that is set up alike on every server and closed afterwards.
 
@@ -57,29 +90,67 @@ def session(
     this run, which makes a failure to connect transient. Every psycopg error inside the block
     leaves it as one of ours, blamed on this endpoint.
     """
-    connection = open(endpoint, name=name, answered=answered, settings=settings)
+    connection = open(endpoint, name=name, answered=answered, settings=settings, stopping=stopping)
     try:
         with translated(endpoint):
             yield connection
     finally:
-        connection.close()
+        close(connection)
 
 
 def open(
-    endpoint: model.Endpoint, *, name: str, answered: bool = False, settings: Mapping[str, str] | None = None
+    endpoint: model.Endpoint,
+    *,
+    name: str,
+    answered: bool = False,
+    settings: Mapping[str, str] | None = None,
+    stopping: Callable[[], bool] = never,
 ) -> Session:
     """Like `session`, for those who keep it; they close it and translate errors themselves."""
+    connection = _dial(endpoint, name, answered=answered, stopping=stopping)
+    with _guard:
+        _sessions[connection] = name
     try:
-        connection: Session = psycopg.connect(
-            conninfo.make_conninfo("", **_parameters(endpoint, name)), autocommit=True
-        )
-    except psycopg.Error as error:
-        raise _no_session(endpoint, error, transient=answered) from None
-    with _open_guard:
-        _open.add(connection)
-    with translated(endpoint):
-        _set_up(connection, endpoint, settings or {})
+        with translated(endpoint):
+            _set_up(connection, endpoint, settings or {})
+    except BaseException:
+        close(connection)
+        raise
     return connection
+
+
+def close(connection: Session) -> None:
+    """Ends it, whatever state it is in; the server rolls back what it had open."""
+    with _guard:
+        _sessions.pop(connection, None)
+        connection.close()
+
+
+def _dial(endpoint: model.Endpoint, name: str, *, answered: bool, stopping: Callable[[], bool]) -> Session:
+    """In a thread of its own: nothing else can leave libpq's waits (name service, timeouts) early."""
+    call: concurrent.futures.Future[Session] = concurrent.futures.Future()
+    text = conninfo.make_conninfo("", **_parameters(endpoint, name))
+
+    def dial() -> None:
+        try:
+            connection: Session = psycopg.connect(text, autocommit=True)
+        except BaseException as error:
+            if call.set_running_or_notify_cancel():
+                call.set_exception(error)
+            return
+        if call.set_running_or_notify_cancel():
+            call.set_result(connection)
+        else:
+            connection.close()
+
+    threading.Thread(target=dial, daemon=True, name="dial").start()
+    while not concurrent.futures.wait([call], timeout=_POLL_SECONDS).done:
+        if stopping() and call.cancel():
+            raise Stopped
+    try:
+        return call.result()
+    except psycopg.Error as error:
+        raise _no_session(endpoint, error, answered=answered) from None
 
 
 def _parameters(endpoint: model.Endpoint, name: str) -> dict[str, str | int]:
@@ -90,19 +161,48 @@ def _parameters(endpoint: model.Endpoint, name: str) -> dict[str, str | int]:
 
 def _set_up(connection: Session, endpoint: model.Endpoint, settings: Mapping[str, str]) -> None:
     wanted = {**_SAME_TEXT, **settings}
+    alive = dict(_LIVELINESS)
     if endpoint.role == "target":
         wanted["default_transaction_read_only"] = "off"
     # idle_session_timeout is PG 14, transaction_timeout PG 17: a server's own limit would end a
     # quiet holder in the middle of a run.
     if connection.info.server_version >= 14_00_00:
         wanted["idle_session_timeout"] = "0"
+    else:
+        del alive["client_connection_check_interval"]
     if connection.info.server_version >= 17_00_00:
         wanted["transaction_timeout"] = "0"
-    calls = sql.SQL(", ").join(
+    calls = [
         sql.SQL("set_config({}, {}, false)").format(sql.Literal(key), sql.Literal(value))
         for key, value in wanted.items()
-    )
-    connection.execute(sql.SQL("SELECT {}").format(calls))
+    ]
+    calls += [
+        sql.SQL("set_config({0}, CASE WHEN version() ~ 'linux' THEN {1} ELSE current_setting({0}) END, false)").format(
+            sql.Literal(key), sql.Literal(value)
+        )
+        for key, value in alive.items()
+    ]
+    connection.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls)))
+
+
+@contextmanager
+def transaction(connection: Session) -> Iterator[None]:
+    """Commits at the end of the block, rolls back when it raises.
+
+    psycopg's own logs a warning when the session is lost in it, and takes the ROLLBACK with which
+    a server answers the COMMIT of a failed transaction for success.
+    """
+    connection.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        try:
+            connection.execute("ROLLBACK")
+        except psycopg.Error:
+            pass  # the session is lost, and with it the transaction
+        raise
+    if connection.execute("COMMIT").statusmessage != "COMMIT":
+        raise errors.Error("the server rolled back instead of committing")
 
 
 def versions() -> str:
@@ -111,57 +211,116 @@ def versions() -> str:
     return f"psycopg {psycopg.__version__}, libpq {libpq // 10000}.{libpq % 10000}"
 
 
-def cancel_all() -> None:
-    """Asks the servers to stop what any session of this process is waiting for."""
-    with _open_guard:
-        sessions = list(_open)
-    for connection in sessions:
-        if connection.closed or connection.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
-            continue
-        try:
-            connection.cancel_safe(timeout=2)
-        except psycopg.Error:
-            pass  # it may have ended by itself; the worker reports what it saw
+# -- ending what is under way ----------------------------------------------------------------------
 
 
-def end_leftovers(connection: Session, name: str) -> int:
-    """Ends other sessions of this role named `name`: those of an attempt whose network died.
+def cancel(prefix: str) -> None:
+    """Asks the servers to stop what sessions with such names wait for; returns at once."""
+    with _guard:
+        calls = [
+            _canceller(connection)
+            for connection, name in _sessions.items()
+            if name.startswith(prefix)
+            and not connection.closed
+            and connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
+        ]
+    for call in calls:
+        # Each needs a connection of its own, which on a dead network takes its time.
+        threading.Thread(target=call, daemon=True, name="cancel").start()
 
-    Their transactions may still be open on the server and would hold the step's ledger row.
+
+def _canceller(connection: Session) -> Callable[[], None]:
+    if capabilities.has_cancel_safe():
+        return functools.partial(_cancel, connection.pgconn.cancel_conn())
+    return connection.pgconn.get_cancel().cancel
+
+
+def _cancel(request: pq.abc.PGcancelConn) -> None:
+    """Polls: the blocking call of psycopg 3.3 keeps the interpreter's lock while a dead network times out."""
+    request.start()
+    while (wanted := request.poll()) != pq.PollingStatus.OK:
+        if wanted == pq.PollingStatus.FAILED:
+            return  # the session may have ended by itself; its worker reports what it saw
+        with selectors.DefaultSelector() as selector:
+            reading = wanted == pq.PollingStatus.READING
+            selector.register(request.socket, selectors.EVENT_READ if reading else selectors.EVENT_WRITE)
+            if not selector.select(_CANCEL_SECONDS):
+                return
+
+
+def sever(prefix: str) -> None:
+    """Cuts sessions with such names off: whoever waits in one gets an error now.
+
+    For those whom `cancel` does not reach, because the network lets nothing through.
     """
-    row = connection.execute(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-        " WHERE application_name = %s AND usename = current_user AND pid <> pg_backend_pid()",
-        [name],
-    ).fetchone()
-    return int(str(row[0])) if row else 0
+    with _guard:
+        for connection, name in _sessions.items():
+            if name.startswith(prefix) and not connection.closed:
+                end = socket.socket(fileno=connection.pgconn.socket)
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the other end was faster
+                finally:
+                    end.detach()
+
+
+_LEFTOVERS = """
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND starts_with(application_name, %(prefix)s)
+  AND application_name LIKE 'mishika-migrate/%%/%%' AND pg_has_role(usesysid, 'USAGE')
+  AND coalesce(pid = %(pid)s, application_name NOT LIKE '%%/watch')
+"""
+
+
+def end_leftovers(connection: Session, prefix: str, *, pid: int | None = None, seconds: float = 5.0) -> int:
+    """Ends other sessions of runs in this database: those of a process or an attempt that is gone.
+
+    Their transactions may still be open on the server, and would hold the locks and the ledger
+    entries of those who come after. Without `pid`, watches are spared: one that does not hold the
+    target's lock is about to be refused. Waits until they are gone, `seconds` at most.
+    """
+    wanted = {"prefix": prefix, "pid": pid}
+    row = connection.execute(f"SELECT count(pg_terminate_backend(pid)) {_LEFTOVERS}", wanted).fetchone()
+    ended = int(str(row[0])) if row else 0
+    polls = int(seconds / 0.05) if ended else 0
+    for _ in range(polls):
+        row = connection.execute(f"SELECT count(*), pg_sleep(0.05) {_LEFTOVERS}", wanted).fetchone()
+        if row is None or row[0] == 0:
+            break
+    return ended
 
 
 # -- errors ---------------------------------------------------------------------------------------
 
 
 @contextmanager
-def translated(endpoint: model.Endpoint) -> Iterator[None]:
-    """Turns psycopg's errors into ours, with SQLSTATE and the endpoint's label."""
+def translated(endpoint: model.Endpoint, what: str = "") -> Iterator[None]:
+    """Turns psycopg's errors into ours, with SQLSTATE and the endpoint's label.
+
+    `what` names the object for messages that do not, as that of a lock timeout.
+    """
     try:
         yield
     except psycopg.Error as error:
-        raise _translate(endpoint, error) from error
+        raise _translate(endpoint, error, what) from error
 
 
+# A quota or a limit on the size of files has no SQLSTATE of its own (XX000).
+_FULL = re.compile("No space left on device|Disk quota exceeded|File too large")
 _TRANSIENT = re.compile("08...|57P0[1-3]|40001|40P01|55P03|53300")
 
 
-def _translate(endpoint: model.Endpoint, error: psycopg.Error) -> errors.ServerError:
+def _translate(endpoint: model.Endpoint, error: psycopg.Error, what: str) -> errors.ServerError:
     state = error.sqlstate
-    text = f"{endpoint.role} {endpoint.label}: {_sentence(error)}"
+    text = f"{endpoint.role} {endpoint.label}{what and f', {what}'}: {_sentence(error)}"
     if state is None:
         # A killed backend or a cut connection: libpq has no SQLSTATE to give.
         lost = isinstance(error, psycopg.OperationalError)
         return errors.ServerError(text, sqlstate=None, transient=lost, hint=_HINTS["lost"] if lost else "")
     if state == "42501":
         return errors.Denied(text, sqlstate=state, hint=_HINTS["denied"])
-    if state == "53100":
+    if state == "53100" or _FULL.search(text):
         return errors.OutOfSpace(text, sqlstate=state, hint=_HINTS["space"])
     if _snapshot_is_gone(state, error):
         return errors.SnapshotLost(text, sqlstate=state)
@@ -205,13 +364,17 @@ _CONNECT_HINTS = (
 )
 
 
-def _no_session(endpoint: model.Endpoint, error: psycopg.Error, *, transient: bool) -> errors.Unreachable:
+# What waiting does not mend, even when the endpoint has answered before.
+_FOR_GOOD = re.compile("authentication failed|no pg_hba.conf entry|is not permitted to log in|does not exist")
+
+
+def _no_session(endpoint: model.Endpoint, error: psycopg.Error, *, answered: bool) -> errors.Unreachable:
     text = _sentence(error)
     hint = next((hint for mark, hint in _CONNECT_HINTS if mark in text), "Check the URL.")
     return errors.Unreachable(
         f"cannot connect to {endpoint.role} {endpoint.label}: {text}",
         hint=hint.format(role=endpoint.role.upper()),
-        transient=transient,
+        transient=answered and not _FOR_GOOD.search(text),
     )
 
 

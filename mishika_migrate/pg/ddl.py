@@ -14,25 +14,47 @@ from mishika_migrate import model
 from mishika_migrate.pg import connect
 
 
-def set_sequence(source: connect.Session, target: connect.Session, step: model.SetSequence) -> None:
+def last_value(source: connect.Session, step: model.SetSequence) -> tuple[int, bool]:
+    """Where the source's sequence is, and whether that number has been handed out."""
+    row = source.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(_name(step.source))).fetchone()
+    assert row is not None
+    return int(str(row[0])), bool(row[1])
+
+
+def set_sequence(target: connect.Session, step: model.SetSequence, value: int, called: bool) -> None:
     """Gives the target's sequence the source's `last_value`; one that is ahead already stays.
 
     `max(column)` would hand out the number of a deleted row again. setval is not undone by a
     rollback, which can only leave the sequence ahead: harmless.
     """
-    row = source.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(_name(step.source))).fetchone()
-    assert row is not None
     target.execute(
         sql.SQL(
             "SELECT setval({regclass}, {value}, {called}) FROM {sequence} t"
             " WHERE (t.last_value, t.is_called) < ({value}, {called})"
         ).format(
             regclass=sql.Literal(_name(step.target).as_string()),
-            value=sql.Literal(row[0]),
-            called=sql.Literal(row[1]),
+            value=sql.Literal(value),
+            called=sql.Literal(called),
             sequence=_name(step.target),
         )
     )
+
+
+def references(target: connect.Session) -> list[tuple[model.TableName, model.TableName]]:
+    """Every foreign key of the database: the table that references, and the one that is referenced."""
+    found = target.execute(
+        "SELECT cn.nspname, c.relname, pn.nspname, p.relname FROM pg_constraint k"
+        " JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace cn ON cn.oid = c.relnamespace"
+        " JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace"
+        " WHERE k.contype = 'f' ORDER BY 1, 2, 3, 4"
+    )
+    return [
+        (
+            model.TableName(schema=str(row[0]), name=str(row[1])),
+            model.TableName(schema=str(row[2]), name=str(row[3])),
+        )
+        for row in found
+    ]
 
 
 def create_view(target: connect.Session, step: model.CreateView) -> None:
@@ -66,14 +88,17 @@ def apply(target: connect.Session, script: str, *, schema: str) -> None:
     target.execute(sql.SQL(_trusted(script)))
 
 
-_META = re.compile(r"^(\\(un)?restrict .*|SET transaction_timeout = 0;|CREATE SCHEMA \w+;)$", re.M)
+_META = re.compile(
+    r"""^(\\(un)?restrict .*|SET transaction_timeout = 0;|CREATE SCHEMA (\w+|"([^"]|"")+");|COMMENT ON SCHEMA .*;)$""",
+    re.M,
+)
 
 
 def plain(script: str) -> str:
-    """A pg_dump script without what only psql understands, and without `CREATE SCHEMA`.
+    """A pg_dump script without what only psql understands, and without the schema itself.
 
     Newer pg_dump wraps its output in \\restrict, and sets transaction_timeout, which servers
-    before 17 do not know.
+    before 17 do not know. A comment on the schema takes its owner, who need not be us.
     """
     return _META.sub("", script)
 

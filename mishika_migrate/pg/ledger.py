@@ -1,12 +1,14 @@
 """The target's own book of runs and steps, in schema `mishika_migrate`, never in the proxy's schema.
 
 Imports pg.connect and the words. A step's row is written in the same transaction as its rows, so
-a step has either happened with its entry or not at all.
+a step has either happened with its entry or not at all. An entry is stale when the source has
+changed since: the rows are still there, but must go before the step is carried out once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg import rows
@@ -44,27 +46,39 @@ CREATE TABLE IF NOT EXISTS mishika_migrate.step (
   rows_in int8 NOT NULL DEFAULT 0,
   bytes int8 NOT NULL DEFAULT 0,
   seconds float8 NOT NULL DEFAULT 0,
+  round int NOT NULL DEFAULT 1,
+  stale boolean NOT NULL DEFAULT false,
   finished timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (run, id)
 );
 """
 
 
-def lock(session: connect.Session, endpoint: model.Endpoint) -> None:
-    """Holds the target for this session; `errors.Refused` names the session that has it."""
+def lock(session: connect.Session, endpoint: model.Endpoint, *, former: tuple[int, str] | None = None) -> None:
+    """Holds the target for this session; `errors.Refused` names the session that has it.
+
+    `former` is this run's lost session, backend and name: the server may not know yet that it is
+    lost, and is told.
+    """
     if _one(session, "SELECT pg_try_advisory_lock(%s)", [_LOCK]):
         return
-    holder = session.execute(
-        "SELECT a.pid, a.application_name, a.backend_start::timestamp(0)::text FROM pg_locks l"
-        " JOIN pg_stat_activity a USING (pid)"
+    if former is not None:
+        connect.end_leftovers(session, former[1], pid=former[0])
+        if _one(session, "SELECT pg_try_advisory_lock(%s)", [_LOCK]):
+            return
+    # A session of another role shows when it began to superusers only.
+    who = _one(
+        session,
+        "SELECT concat_ws(', ', 'backend ' || a.pid, nullif(a.application_name, ''),"
+        " 'since ' || a.backend_start::timestamp(0)::text || ' UTC')"
+        " FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
         " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database ="
         "   (SELECT oid FROM pg_database WHERE datname = current_database())"
         "   AND l.classid = %s AND l.objid = %s",
         [_LOCK >> 32, _LOCK & 0xFFFF_FFFF],
-    ).fetchone()
-    who = f"backend {holder[0]}, {holder[1]}, since {holder[2]} UTC" if holder else "another session"
+    )
     raise errors.Refused(
-        f"another run is working on {endpoint.label} ({who})",
+        f"another run is working on {endpoint.label} ({who or 'another session'})",
         hint="Wait for it, or see `mishika-migrate status`.",
     )
 
@@ -72,7 +86,7 @@ def lock(session: connect.Session, endpoint: model.Endpoint) -> None:
 def create(session: connect.Session) -> None:
     """Makes the ledger where it is missing. Refuses one of a newer layout."""
     if not exists(session):
-        with session.transaction():
+        with connect.transaction(session):
             session.execute(_CREATE)
             session.execute("INSERT INTO mishika_migrate.layout VALUES (%s) ON CONFLICT DO NOTHING", [_LAYOUT])
     version = _one(session, "SELECT max(version) FROM mishika_migrate.layout")
@@ -97,7 +111,7 @@ def begin(session: connect.Session, *, run: str, plan: model.Plan, text: str, ho
 
     Earlier runs that wrote nothing are marked as abandoned.
     """
-    with session.transaction():
+    with connect.transaction(session):
         session.execute(
             "UPDATE mishika_migrate.run r SET state = 'abandoned', finished = now()"
             " WHERE state IN ('running', 'stopped')"
@@ -105,23 +119,34 @@ def begin(session: connect.Session, *, run: str, plan: model.Plan, text: str, ho
         )
         session.execute(
             "INSERT INTO mishika_migrate.run (id, state, source, target, digest, plan, horizon, planned, tool)"
-            " VALUES (%s, 'running', %s, %s, %s, %s, %s, %s, %s)",
+            " VALUES (%s, 'running', %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING",
             [run, plan.source, plan.target, plan.digest, text, horizon, len(plan.steps), tool],
         )
 
 
 def resume(session: connect.Session, *, run: str) -> None:
-    session.execute("UPDATE mishika_migrate.run SET state = 'running', message = '' WHERE id = %s", [run])
+    """Makes the run a running one again."""
+    session.execute(
+        "UPDATE mishika_migrate.run SET state = 'running', message = '', finished = NULL WHERE id = %s", [run]
+    )
 
 
-def rebase(session: connect.Session, *, run: str, horizon: str) -> None:
-    """The run's rows are those of a newer snapshot from now on."""
-    session.execute("UPDATE mishika_migrate.run SET horizon = %s WHERE id = %s", [horizon, run])
+def rebase(session: connect.Session, *, run: str, horizon: str, stale: Collection[str]) -> None:
+    """The run's rows are those of a newer snapshot from now on, but for the steps in `stale`.
+
+    Both in one transaction: whoever resumes next must not take an old row for a new one.
+    """
+    with connect.transaction(session):
+        session.execute("SET LOCAL synchronous_commit = on")
+        session.execute("UPDATE mishika_migrate.run SET horizon = %s WHERE id = %s", [horizon, run])
+        session.execute(
+            "UPDATE mishika_migrate.step SET stale = true WHERE run = %s AND id = ANY (%s)", [run, list(stale)]
+        )
 
 
 def end(session: connect.Session, *, run: str, state: str, message: str = "") -> None:
     """The run's last word, written synchronously whatever the session's setting is."""
-    with session.transaction():
+    with connect.transaction(session):
         session.execute("SET LOCAL synchronous_commit = on")
         session.execute(
             "UPDATE mishika_migrate.run SET state = %s, message = %s, finished = clock_timestamp() WHERE id = %s",
@@ -129,22 +154,28 @@ def end(session: connect.Session, *, run: str, state: str, message: str = "") ->
         )
 
 
-def claim(session: connect.Session, *, run: str, step: str) -> model.Landed | None:
-    """Enters the step in the open transaction, or returns what it did when it has landed before.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """`landed` is what the step did when it is done already; `again` says that its old rows are there."""
+
+    landed: model.Landed | None = None
+    again: bool = False
+
+
+def claim(session: connect.Session, *, run: str, step: str) -> Claim:
+    """Enters the step in the open transaction, unless it has landed.
 
     Waits for a twin whose outcome is still open (an attempt whose connection was lost in COMMIT):
     its unique key makes the outcome known before anything is written twice.
     """
     row = session.execute(
-        "INSERT INTO mishika_migrate.step (run, id) VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING 1",
+        "INSERT INTO mishika_migrate.step AS s (run, id) VALUES (%s, %s)"
+        " ON CONFLICT (run, id) DO UPDATE SET stale = false, round = s.round + 1 WHERE s.stale RETURNING round",
         [run, step],
     ).fetchone()
-    return None if row else landed(session, run=run)[step]
-
-
-def forget(session: connect.Session, *, run: str, step: str) -> None:
-    """Takes the step's entry back, in the transaction that removes its rows."""
-    session.execute("DELETE FROM mishika_migrate.step WHERE run = %s AND id = %s", [run, step])
+    if row is None:
+        return Claim(landed=landed(session, run=run)[step])
+    return Claim(again=row[0] != 1)
 
 
 def record(session: connect.Session, *, run: str, landed: model.Landed) -> None:
@@ -167,14 +198,19 @@ def record(session: connect.Session, *, run: str, landed: model.Landed) -> None:
 
 
 def landed(session: connect.Session, *, run: str) -> dict[str, model.Landed]:
-    """The committed steps of a run by id."""
+    """The committed steps of a run by id, without stale ones."""
     cursor = session.cursor(row_factory=rows.dict_row)
     found: Iterable[dict[str, Any]] = cursor.execute(
         'SELECT id AS step, "table", rows_out, rows_in, bytes, seconds FROM mishika_migrate.step'
-        " WHERE run = %s ORDER BY finished, id",
+        " WHERE run = %s AND NOT stale ORDER BY finished, id",
         [run],
     )
     return {row["step"]: model.Landed(**row) for row in found}
+
+
+def touched(session: connect.Session, *, run: str) -> bool:
+    """Whether anything of the run is on the target, be it stale."""
+    return bool(_one(session, "SELECT EXISTS (SELECT FROM mishika_migrate.step WHERE run = %s)", [run]))
 
 
 def unfinished(session: connect.Session) -> model.Unfinished | None:

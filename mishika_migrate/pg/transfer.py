@@ -22,10 +22,6 @@ _BLOCK = 128 * 1024
 _POLL_SECONDS = 0.5
 
 
-class Stopped(Exception):
-    """The caller's `stopping` said so; nothing of the step remains."""
-
-
 def copy(
     source: connect.Session,
     target: connect.Session,
@@ -37,17 +33,16 @@ def copy(
     """Streams the step's rows into the target's open transaction.
 
     Returns what both servers counted; the caller commits. Raises `errors.ServerError` blamed on
-    the side that failed, and `Stopped` within half a second of `stopping()` becoming true.
+    the side that failed, and `connect.Stopped` within half a second of `stopping()` becoming true.
     """
     began = time.monotonic()
-    moved = 0
-    with connect.translated(endpoints[1]):
-        stream = Stream(source, copy_out(step), endpoint=endpoints[0], stopping=stopping)
+    stream = Stream(source, step, endpoint=endpoints[0], stopping=stopping)
+    with connect.translated(endpoints[1], f"table {step.target.name}"):
         cursor = target.cursor()
         with cursor.copy(copy_in(step)) as sink:
-            for block in stream:
-                sink.write(block)
-                moved += len(block)
+            # No name for a block here: it would keep a row of 64 MB while the next one comes.
+            for _ in map(sink.write, stream):
+                pass
         rows_in = cursor.rowcount
     if stream.rows != rows_in:
         raise errors.Error(f"table {step.target}: the source sent {stream.rows} rows, {rows_in} arrived")
@@ -56,7 +51,7 @@ def copy(
         table=step.target.name,
         rows_out=stream.rows,
         rows_in=rows_in,
-        bytes=moved,
+        bytes=stream.bytes,
         seconds=time.monotonic() - began,
     )
 
@@ -90,21 +85,23 @@ def _options(step: model.CopyTable) -> sql.SQL:
 class Stream:
     """The bytes of one COPY TO STDOUT in blocks of about 128 KiB; a larger row comes by itself.
 
-    `rows` holds the server's command tag once the stream has ended. Iterating reads libpq's
-    buffer directly: psycopg's own iterator costs a generator and a wait for every row.
+    `bytes` counts them; `rows` holds the server's command tag once the stream has ended. Iterating
+    reads libpq's buffer directly: psycopg's own iterator costs a generator and a wait for every row.
     """
 
     def __init__(
         self,
         session: connect.Session,
-        query: sql.Composed,
+        step: model.CopyTable,
         *,
         endpoint: model.Endpoint,
         stopping: Callable[[], bool],
     ) -> None:
         self.rows = -1
+        self.bytes = 0
         self._session = session
-        self._query = query
+        self._query = copy_out(step)
+        self._what = f"table {step.source.name}"
         self._endpoint = endpoint
         self._stopping = stopping
 
@@ -113,11 +110,13 @@ class Stream:
         blocks = self._blocks()
         while True:
             try:
-                with connect.translated(self._endpoint):
+                with connect.translated(self._endpoint, self._what):
                     block = next(blocks)
             except StopIteration:
                 return
+            self.bytes += len(block)
             yield block
+            del block  # it may be a row of 64 MB, and the next one is on its way
 
     def _blocks(self) -> Iterator[bytes | memoryview]:
         pgconn = self._session.pgconn
@@ -125,17 +124,17 @@ class Stream:
         pending: list[memoryview] = []
         size = 0
         for row in self._rows(pgconn):
+            if len(row) < _BLOCK:
+                pending.append(row)
+                size += len(row)
+            if pending and (size >= _BLOCK or len(row) >= _BLOCK):
+                yield b"".join(pending)
+                pending, size = [], 0
             if len(row) >= _BLOCK:
-                yield b"".join(pending)
                 yield row
-                pending, size = [], 0
-                continue
-            pending.append(row)
-            size += len(row)
-            if size >= _BLOCK:
-                yield b"".join(pending)
-                pending, size = [], 0
-        yield b"".join(pending)
+            del row
+        if pending:
+            yield b"".join(pending)
 
     def _begin(self, pgconn: pq.abc.PGconn) -> None:
         result = pgconn.exec_(self._query.as_bytes(self._session))
@@ -153,14 +152,15 @@ class Stream:
                     self._wait(pgconn, selector)
                 else:
                     break
+                del row
         self.rows = self._end(pgconn)
 
     def _wait(self, pgconn: pq.abc.PGconn, selector: selectors.BaseSelector) -> None:
         while not selector.select(_POLL_SECONDS):
             if self._stopping():
-                raise Stopped
+                raise connect.Stopped
         if self._stopping():
-            raise Stopped
+            raise connect.Stopped
         pgconn.consume_input()
 
     def _end(self, pgconn: pq.abc.PGconn) -> int:
@@ -181,8 +181,12 @@ def _failure(pgconn: pq.abc.PGconn, result: pq.abc.PGresult) -> psycopg.Error:
     return psycopg.errors.error_from_result(result)
 
 
-def empty(session: connect.Session, table: model.TableName) -> None:
-    """Removes all rows: TRUNCATE where nothing references the table and the role may, else DELETE."""
+def empty(session: connect.Session, table: model.TableName, *, truncate: bool) -> None:
+    """Removes all rows: by TRUNCATE where it is wanted, possible and permitted, else by DELETE.
+
+    TRUNCATE is quick, but shuts readers out until COMMIT, and those with an older snapshot see an
+    empty table after it.
+    """
     name = sql.Identifier(table.schema, table.name)
     row = session.execute(
         "SELECT NOT EXISTS (SELECT FROM pg_constraint WHERE confrelid = c.oid)"
@@ -190,7 +194,7 @@ def empty(session: connect.Session, table: model.TableName) -> None:
         " FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND relname = %s",
         [table.schema, table.name],
     ).fetchone()
-    if row and row[0]:
+    if truncate and row and row[0]:
         session.execute(sql.SQL("TRUNCATE {}").format(name))
     else:
         session.execute(sql.SQL("DELETE FROM {}").format(name))
