@@ -212,7 +212,8 @@ class _Said:
     def wrong(self, name: str, expected: str) -> errors.ConfigurationError:
         option = name.replace("_", "-")
         return errors.ConfigurationError(
-            f"{self.origin(name)}: {option} must be {expected}", hint=f"Give {option} as {expected}."
+            f"{self.origin(name)}: {option} must be {expected}",
+            hint=f"Give {option} as {expected}.",
         )
 
     def value(self, name: str, default: object) -> object:

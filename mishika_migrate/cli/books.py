@@ -28,12 +28,13 @@ def tables(
     from mishika_migrate.report import terminal
 
     face = Face(given)
-    listed = books.tables(face.rules(), face.settings.source)
+    source_endpoint = face.settings.source
+    listed = books.tables(face.rules(), source_endpoint)
     if face.lines is not None:
         for row in listed:
             face.lines.write("table", dataclasses.asdict(row))
         return
-    terminal.tables(face.out, listed)
+    terminal.tables(face.out, listed, source=source_endpoint.label if source_endpoint else "")
 
 
 def status(
@@ -42,7 +43,10 @@ def status(
     json: options.Json = None,
     verbose: options.Verbose = None,
 ) -> None:
-    """Show the runs that the target's ledger knows, and the steps of the latest."""
+    """Show what the target's ledger says: whether a run is under way, unfinished or done, and its tables.
+
+    Works from any machine that reaches the target. Names the command that continues an unfinished run.
+    """
     given = locals()
     from mishika_migrate.cli.face import Face
     from mishika_migrate.operations import books
@@ -50,14 +54,14 @@ def status(
 
     face = Face(given)
     endpoint = face.settings.need_target()
-    runs = books.runs(endpoint)
+    found = books.status(endpoint)
     if face.lines is not None:
-        for run in runs:
+        summary = {name: getattr(found, name) for name in ("unfinished", "waiting", "working")}
+        face.lines.write("status", {"target": endpoint.label, **summary, "runs": len(found.runs)})
+        for run in found.runs:
             face.lines.write("run", dataclasses.asdict(run))
-    elif not runs:
-        terminal.say(face.out, f"no runs on {endpoint.label}")
-    else:
-        terminal.runs(face.out, runs)
+        return
+    terminal.runs(face.out, endpoint.label, found.runs, working=found.working, waiting=found.waiting)
 
 
 def cleanup(
@@ -69,19 +73,29 @@ def cleanup(
 ) -> None:
     """Remove the ledger from the target. The copied rows stay; an unfinished run cannot be resumed."""
     given = locals()
+    from mishika_migrate import errors
     from mishika_migrate.cli.face import Face
     from mishika_migrate.operations import books
-    from mishika_migrate.report import terminal
+    from mishika_migrate.report import screen
 
     face = Face(given)
     endpoint = face.settings.need_target()
-    runs = books.runs(endpoint)
-    open_runs = [run.id for run in runs if run.state in ("running", "stopped") and run.steps]
-    warning = f" Run {open_runs[0]} is unfinished and cannot be resumed afterwards." if open_runs else ""
-    if books.has_ledger(endpoint):
-        face.confirm(f"Remove schema mishika_migrate with {len(runs)} runs from {endpoint.label}?{warning}")
+    found = books.status(endpoint)
+    if found.working:
+        raise errors.Refused(found.working, hint="Wait for it, or stop it; `mishika-migrate status` shows it.")
+    if found.exists:
+        if found.unfinished:
+            face.warn(f"run {found.unfinished} is unfinished and cannot be resumed afterwards")
+        face.confirm(
+            f"Remove schema mishika_migrate with {screen.count(len(found.runs), 'run')} from {endpoint.label}?",
+            otherwise="nothing was removed",
+        )
         books.cleanup(endpoint)
-        text = f"removed schema mishika_migrate from {endpoint.label}"
+        text = f"Removed schema mishika_migrate from {endpoint.label}."
     else:
-        text = f"nothing to remove on {endpoint.label}"
-    face.result("cleanup", {"target": endpoint.label, "message": text}, lambda to: terminal.say(to, text))
+        text = f"Nothing to remove on {endpoint.label}."
+    face.result(
+        "cleanup",
+        {"target": endpoint.label, "removed": found.exists, "message": text},
+        lambda to: screen.say(to, text),
+    )

@@ -18,6 +18,7 @@ from mishika_migrate.cli import options
 if TYPE_CHECKING:
     from mishika_migrate import model
     from mishika_migrate.cli.face import Face
+    from mishika_migrate.operations import look
 
 
 def plan(
@@ -54,7 +55,7 @@ def plan(
         face.wanted(),
         implied=face.implied(),
     )
-    _show(face, found.plan)
+    _show(face, found)
     if found.plan.refused:
         raise typer.Exit(copy.refusal(found.plan).status)
 
@@ -101,34 +102,53 @@ def copy(
 
 def _begin(face: Face) -> None:
     from mishika_migrate import errors
-    from mishika_migrate.operations import copy, look
+    from mishika_migrate.operations import books, copy, look
+    from mishika_migrate.report import terminal
 
     source, target = face.settings.need_source(), face.settings.need_target()
     found = look.both(face.rules(), source, target, face.wanted(), implied=face.implied())
-    if found.unfinished is not None and not face.settings.dry_run:
+    if face.settings.dry_run:
+        _show(face, found)
+        if found.plan.refused:
+            raise typer.Exit(copy.refusal(found.plan).status)
+        return
+    if found.unfinished is not None:
+        books.refuse_while_working(target)
         raise errors.Incomplete(
             f"run {found.unfinished.run} on {target.label} is unfinished",
             hint=f"Continue it: `{copy.RESUME}`.",
         )
-    if face.settings.dry_run:
-        _show(face, found.plan)
-        if found.plan.refused:
-            raise typer.Exit(copy.refusal(found.plan).status)
-        return
     if found.plan.refused:
         raise copy.refusal(found.plan)
-    if face.lines is None and not face.settings.quiet:
-        from mishika_migrate.report import terminal
-
-        terminal.plan(face.err, found.plan)
-    face.confirm(f"Copy to {target.label}?")
+    if face.lines is None:
+        terminal.brief(face.err, found.plan)
+    what = f"{terminal.amount(found.plan)} " if face.settings.quiet or face.lines else ""
+    face.confirm(f"Copy {what}to {target.label}?", otherwise="nothing was written")
     execute(face, found.plan, functools.partial(copy.begin, found.plan))
 
 
-def _resume(face: Face) -> None:
-    from mishika_migrate.operations import copy
+# What a resumed run has decided at its start.
+_DECIDED = (
+    "include_spendlogs", "include_errorlogs", "include_usage", "include_auditlogs", "include", "exclude",
+    "everything", "create_schema", "matrix",
+)  # fmt: skip
 
+
+def _resume(face: Face) -> None:
+    from mishika_migrate import errors
+    from mishika_migrate.operations import copy
+    from mishika_migrate.report import terminal
+
+    if face.settings.dry_run:
+        raise errors.ConfigurationError(
+            "resume and dry-run exclude each other",
+            hint="`mishika-migrate status` shows what has landed and what is still to copy.",
+        )
+    if ignored := [f"--{name.replace('_', '-')}" for name in _DECIDED if name in face.given]:
+        face.warn(f"{', '.join(ignored)} changes nothing: a resumed run keeps the plan that it began with")
     todo, before = copy.resumable(face.settings.need_source(), face.settings.need_target())
+    if face.lines is None:
+        terminal.continued(face.err, todo, run=before.run)
     execute(face, todo, functools.partial(copy.resume, todo, before))
 
 
@@ -140,7 +160,7 @@ def execute(face: Face, todo: model.Plan, run: Callable[..., tuple[model.Account
 
     wanted = face.settings
     began = time.monotonic()
-    with Stop() as stop, face.watching(todo) as emit:
+    with face.watching(todo) as emit, Stop(emit.notice) as stop:
         accounts = run(
             wanted.need_source(),
             wanted.need_target(),
@@ -157,10 +177,14 @@ def execute(face: Face, todo: model.Plan, run: Callable[..., tuple[model.Account
     return accounts
 
 
-def _show(face: Face, what: model.Plan) -> None:
+def _show(face: Face, found: look.Look) -> None:
     from mishika_migrate import plan as plans
+    from mishika_migrate.operations import copy
     from mishika_migrate.report import terminal
 
+    what = found.plan
+    if found.unfinished is not None:
+        face.warn(f"run {found.unfinished.run} on {what.target} is unfinished; `{copy.RESUME}` continues it")
     face.result(
         "plan",
         {**plans.as_dict(what), "digest": what.digest, "refused": bool(what.refused)},

@@ -5,6 +5,9 @@ Imports face, operations, sandbox, report and the words, the heavy ones inside t
 
 from __future__ import annotations
 
+import functools
+import shlex
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,21 +18,39 @@ from typing import TYPE_CHECKING, Annotated
 from mishika_migrate.cli import options
 
 if TYPE_CHECKING:
+    from mishika_migrate.cli.face import Face
     from mishika_migrate.sandbox import servers
 
 
+_PANEL = "The demo"
+
+Keys = Annotated[
+    int,
+    options.option("--keys", metavar="N", help="Virtual keys (2000).", min=1, max=1_000_000, rich_help_panel=_PANEL),
+]
+Logs = Annotated[
+    int,
+    options.option(
+        "--logs", metavar="N", help="Logged requests (20000).", min=0, max=50_000_000, rich_help_panel=_PANEL
+    ),
+]
+Seed = Annotated[
+    int,
+    options.option("--seed", metavar="N", help="Other sample data for another number (1).", rich_help_panel=_PANEL),
+]
+Keep = Annotated[
+    Path | None,
+    options.option(
+        "--keep", metavar="DIR", help="Leave both servers running in this new folder.", rich_help_panel=_PANEL
+    ),
+]
+
+
 def demo(
-    keys: Annotated[
-        int, options.option("--keys", metavar="N", help="Virtual keys (2000).", min=1, max=1_000_000)
-    ] = 2000,
-    logs: Annotated[
-        int, options.option("--logs", metavar="N", help="Logged requests (20000).", min=0, max=50_000_000)
-    ] = 20_000,
-    seed: Annotated[int, options.option("--seed", metavar="N", help="Other sample data for another number (1).")] = 1,
-    keep: Annotated[
-        Path | None,
-        options.option("--keep", metavar="DIR", help="Leave both servers running in this new folder."),
-    ] = None,
+    keys: Keys = 2000,
+    logs: Logs = 20_000,
+    seed: Seed = 1,
+    keep: Keep = None,
     json: options.Json = None,
     quiet: options.Quiet = None,
     verbose: options.Verbose = None,
@@ -39,49 +60,56 @@ def demo(
     Needs the extra `demo` and nothing else. As root it uses (or creates) a system user for the
     servers, because Postgres refuses to run as root.
     """
-    from mishika_migrate.cli.copying import execute
+    given = {"json": json, "quiet": quiet, "verbose": verbose, "include_spendlogs": True}
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import copy, look
     from mishika_migrate.report import terminal
-    from mishika_migrate.sandbox import sample, schema
 
     with ExitStack() as stack:
         folder = stack.enter_context(_folder(keep))
-        face = Face({"json": json, "quiet": quiet, "verbose": verbose, "include_spendlogs": True})
-        began = time.monotonic()
-        old, new = (stack.enter_context(_server(folder / name, keep=keep)) for name in ("old", "new"))
-        terminal.say(face.err, f"two PostgreSQL {old.version} servers in {time.monotonic() - began:.1f} s")
-        for server in (old, new):
-            schema.apply(server.url())
-        schema.create_views(old.url())
-        began = time.monotonic()
-        filled = sample.fill(old.url(), keys=keys, logs=logs, seed=seed)
-        terminal.say(
-            face.err,
-            f"the proxy's schema on both, {sum(filled.values()):,} sample rows on the old one"
-            f" in {time.monotonic() - began:.1f} s",
-        )
-        face = Face(
-            {
-                "source": old.url(),
-                "target": new.url(),
-                "json": json,
-                "quiet": quiet,
-                "verbose": verbose,
-                "include_spendlogs": True,
-            }
-        )
-        source, target = face.settings.need_source(), face.settings.need_target()
-        found = look.both(face.rules(), source, target, face.wanted())
-        if face.lines is None:
-            terminal.plan(face.err, found.plan)
-        accounts = execute(face, found.plan, lambda *a, **k: copy.begin(found.plan, *a, **k))
-        moved = {account.table: account.rows_in for account in accounts}
+        # No settings file is read: whatever the operator's own moves need, the demo is the same.
+        face = Face(given, directory=folder)
+        old, new, filled = _prepare(face, stack, folder, keys=keys, logs=logs, seed=seed, keep=keep is not None)
+        moved = _move(Face({**given, "source": old.url(), "target": new.url()}, directory=folder))
         face.result(
             "demo",
             {"source": old.url(), "target": new.url(), "kept": keep is not None, "rows": moved},
-            lambda to: terminal.panel(to, "demo", _told(old, new, moved, filled, keep)),
+            lambda to: terminal.panel(to, "demo", _told(moved, filled, keep), _commands(old, new, keep)),
         )
+
+
+def _prepare(
+    face: Face, stack: ExitStack, folder: Path, *, keys: int, logs: int, seed: int, keep: bool
+) -> tuple[servers.Server, servers.Server, dict[str, int]]:
+    """The old server with rows, the new one with the schema alone, and the rows by table."""
+    from mishika_migrate.report import screen
+    from mishika_migrate.sandbox import sample, schema
+
+    began = time.monotonic()
+    screen.say(face.err, "Starting two servers …")
+    old, new = (stack.enter_context(_server(folder / name, keep=keep)) for name in ("old", "new"))
+    screen.say(face.err, f"two PostgreSQL {old.version} servers in {screen.duration(time.monotonic() - began)}")
+    began = time.monotonic()
+    for server in (old, new):
+        schema.apply(server.url())
+    schema.create_views(old.url())
+    filled = sample.fill(old.url(), keys=keys, logs=logs, seed=seed)
+    took = screen.duration(time.monotonic() - began)
+    screen.say(face.err, f"the proxy's schema on both, {sum(filled.values()):,} sample rows on the old one in {took}")
+    return old, new, filled
+
+
+def _move(face: Face) -> dict[str, int]:
+    """The rows that arrived, by table."""
+    from mishika_migrate.cli.copying import execute
+    from mishika_migrate.operations import copy, look
+    from mishika_migrate.report import terminal
+
+    source, target = face.settings.need_source(), face.settings.need_target()
+    found = look.both(face.rules(), source, target, face.wanted())
+    if face.lines is None:
+        terminal.brief(face.err, found.plan)
+    accounts = execute(face, found.plan, functools.partial(copy.begin, found.plan))
+    return {account.table: account.rows_in for account in accounts}
 
 
 @contextmanager
@@ -104,28 +132,34 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def _server(folder: Path, *, keep: Path | None) -> Iterator[servers.Server]:
+def _server(folder: Path, *, keep: bool) -> Iterator[servers.Server]:
+    """Running; stopped at the end, unless it is to be kept and all went well."""
     from mishika_migrate.sandbox import servers
 
-    server = servers.Server.create(folder, binaries=servers.embedded(), keep=keep is not None)
+    server = servers.Server.create(folder, binaries=servers.embedded(), keep=keep)
     server.start()
     try:
         yield server
-    finally:
-        if keep is None:
-            server.stop()
+    except BaseException:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)  # so that the same --keep works again
+        raise
+    if not keep:
+        server.stop()
 
 
-def _told(
-    old: servers.Server, new: servers.Server, moved: dict[str, int], filled: dict[str, int], keep: Path | None
-) -> Iterator[str]:
+def _told(moved: dict[str, int], filled: dict[str, int], keep: Path | None) -> Iterator[str]:
     tokens = next((rows for table, rows in moved.items() if table.endswith("VerificationToken")), 0)
     yield f"{tokens:,} virtual keys and {sum(moved.values()) - tokens:,} other rows are on the new server."
     behind = [table for table, rows in filled.items() if rows and table not in moved]
-    yield f"{len(behind)} tables stayed behind, as the plan above says."
-    if keep is None:
-        yield "Both servers are gone now; --keep DIR leaves them running."
-    else:
-        yield f"old: {old.url()}"
-        yield f"new: {new.url()}"
-        yield f"Stop them with: python -m mishika_migrate.sandbox stop {keep.resolve()}/old (and …/new)"
+    yield f"{len(behind)} tables stayed behind, because nobody asked for them."
+    yield "Both servers are gone now; --keep DIR leaves them running." if keep is None else "Both servers are running."
+
+
+def _commands(old: servers.Server, new: servers.Server, keep: Path | None) -> Iterator[str]:
+    if keep is not None:
+        yield f"export MISHIKA_MIGRATE_SOURCE='{old.url()}'"
+        yield f"export MISHIKA_MIGRATE_TARGET='{new.url()}'"
+        yield "mishika-migrate status"
+        for name in ("old", "new"):
+            yield f"python -m mishika_migrate.sandbox stop {shlex.quote(str(keep.resolve() / name))}"

@@ -6,30 +6,58 @@ Imports settings, report and the words. Results go to stdout, everything else to
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import typer
 
 from mishika_migrate import errors, events, matrix, model, selection, settings
-from mishika_migrate.report import jsonl, live, terminal
+from mishika_migrate.cli import signals
+from mishika_migrate.report import jsonl, live, screen
+
+_latest: settings.Settings | None = None
+
+
+def asks_for_json() -> bool | None:
+    """What the settings of this process said; None where none could be read."""
+    return _latest.json if _latest else None
+
+
+class Watching(Protocol):
+    """Consumes a run's events. `notice` may be called from a signal handler."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def __call__(self, event: events.Event) -> None: ...
+    def notice(self, words: str) -> None: ...
 
 
 class Face:
-    """One command's view of the operator. `lines` is set when JSON was asked for."""
+    """One command's view of the operator. `lines` is set when JSON was asked for.
 
-    def __init__(self, given: Mapping[str, object]) -> None:
+    `given` are the flags as Typer parsed them, None where neither flag nor variable spoke. The
+    settings file is looked for in `directory`.
+    """
+
+    def __init__(self, given: Mapping[str, object], *, directory: Path = Path()) -> None:
+        global _latest  # noqa: PLW0603 - errors are told when the command is gone
         options = dict(given)
         config = options.pop("config", None)
-        self.settings = settings.load(options, environ=os.environ, config=config if isinstance(config, Path) else None)
+        self.given = frozenset(name for name, value in options.items() if value not in (None, (), []))
+        self.settings = _latest = settings.load(
+            options, environ=os.environ, config=config if isinstance(config, Path) else None, directory=directory
+        )
         self.lines = jsonl.Lines(sys.stdout) if self.settings.json else None
-        self.out = terminal.screen(sys.stdout)
-        self.err = terminal.screen(sys.stderr, quiet=self.settings.quiet)
+        self.out = screen.screen(sys.stdout)
+        self.err = screen.screen(sys.stderr, quiet=self.settings.quiet)
         for warning in self.settings.warnings:
-            terminal.say(self.err, f"warning: {warning}", "yellow")
+            self.warn(warning)
+
+    def warn(self, words: str) -> None:
+        screen.say(self.err, screen.marked("warning:", "bold yellow", words))
 
     def rules(self) -> matrix.Matrix:
         return matrix.load(self.settings.matrix)
@@ -46,26 +74,31 @@ class Face:
     def implied(self) -> tuple[model.Finding, ...]:
         return settings.implications(self.settings.proxy) if self.settings.proxy else ()
 
-    def confirm(self, question: str) -> None:
-        """Asks on a terminal; without one only --yes answers. A no is a refusal."""
+    def confirm(self, question: str, *, otherwise: str) -> None:
+        """Asks on a terminal; without one only --yes answers. A no is a refusal, and `otherwise` is true then."""
         if self.settings.yes:
             return
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise errors.ConfigurationError(
-                "there is no terminal to confirm on", hint="Add --yes, or look first with --dry-run."
+                f"there is no terminal to ask on; {otherwise}", hint="Add --yes to go on without a question."
             )
-        if not typer.confirm(question, err=True):
-            raise errors.Refused("not confirmed; nothing was written")
+        try:
+            agreed = _answer(f"{question} [y/N]: ").strip().lower() in ("y", "yes")
+        except errors.Interrupted as error:
+            typer.echo(err=True)
+            raise errors.Interrupted(f"interrupted; {otherwise}", hint=error.hint, signal=error.status - 128) from error
+        if not agreed:
+            raise errors.Refused(f"not confirmed; {otherwise}", hint="Answer y, or give --yes.")
 
-    def watching(self, what: model.Plan) -> AbstractContextManager[Callable[[events.Event], None]]:
+    def watching(self, what: model.Plan) -> Watching:
         """The consumer of a run's events that suits where they are going."""
         if self.lines is not None:
             return _Lines(self.lines)
-        if self.err.is_terminal and not self.settings.quiet:
+        if self.err.paints and not self.settings.quiet:
             return live.Display(self.err, what)
-        return live.Plain(self.err)
+        return _Plain(self.err, what)
 
-    def result(self, name: str, fields: Mapping[str, Any], show: Callable[[terminal.Screen], None]) -> None:
+    def result(self, name: str, fields: Mapping[str, Any], show: Callable[[screen.Screen], None]) -> None:
         """A result in the form that was asked for."""
         if self.lines is not None:
             self.lines.write(name, fields)
@@ -73,12 +106,39 @@ class Face:
             show(self.out)
 
 
+def _answer(question: str) -> str:
+    """One line of the operator's, empty at the end of the input.
+
+    Not by input(), and so not by typer.confirm: it throws away what a signal handler raises while
+    it flushes the streams, and a Ctrl-C at that moment would be lost.
+    """
+    typer.echo(question, nl=False, err=True)
+    # A signal that comes just before a read would be heard after it only; hence no read waits.
+    while os.name == "posix" and not select.select([sys.stdin], [], [], 0.1)[0]:
+        pass
+    line = sys.stdin.readline()
+    if not line.endswith("\n"):
+        typer.echo(err=True)
+    return line
+
+
+class _Plain(live.Plain):
+    def notice(self, words: str) -> None:
+        signals.tell(words)
+
+
 class _Lines:
     def __init__(self, lines: jsonl.Lines) -> None:
         self._lines = lines
 
-    def __enter__(self) -> Callable[[events.Event], None]:
-        return self._lines.event
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def __call__(self, event: events.Event) -> None:
+        self._lines.event(event)
+
+    def notice(self, words: str) -> None:
+        signals.tell(words)

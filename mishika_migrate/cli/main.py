@@ -5,24 +5,23 @@ Imports the command modules; see docs/exit-codes.md for the statuses.
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
 
 import mishika_migrate
 from mishika_migrate import errors
-from mishika_migrate.cli import books, copying, demo, signals
+from mishika_migrate.cli import books, copying, demo, signals, streams
 
 app = typer.Typer(
     name="mishika-migrate",
     help="Move the database of a MishikaLLM proxy to another Postgres server, and keep every virtual key working.",
     epilog="Start with `mishika-migrate demo`, then `plan`, then `copy`.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -36,13 +35,16 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the versions and exit.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(errors.ConfigurationError.status)
 
 
 app.command()(copying.plan)
@@ -55,70 +57,101 @@ app.command()(demo.demo)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its documented status."""
+    streams.prepare()
     signals.raising()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=given, prog_name="mishika-migrate")
+        status = _run(given)
     except errors.Error as error:
+        status = error.status
         _tell(error, given)
-        _leave(error.status)
     except SystemExit as end:
-        _leave(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
-    except BrokenPipeError:
-        _leave(0)  # whoever read our output has seen enough
+        status = end.code if isinstance(end.code, int) else 0
     except Exception as error:
-        _tell_bug(error, given)
-        _leave(1)
+        status = 1
+        _tell(_bug(error, given), given)
+    if (failure := streams.failure()) and status == 0:
+        status = errors.ConfigurationError.status
+        message = f"stdout did not take the whole result: {failure}"
+        _tell(errors.ConfigurationError(message, hint="Send it to where there is room."), given)
+    sys.exit(status)
+
+
+def _run(given: Sequence[str]) -> int:
+    try:
+        # Not standalone: Typer would print its own errors in its own way.
+        status = app(args=list(given), prog_name="mishika-migrate", standalone_mode=False)
+    except typer.Abort as error:
+        raise errors.Interrupted("interrupted; nothing was written", hint="Run the same command again.") from error
+    except Exception as error:
+        if (usage := _usage(error)) is None:
+            raise
+        raise usage from error
+    return status if isinstance(status, int) else 0
+
+
+def _usage(error: Exception) -> errors.ConfigurationError | None:
+    """Typer's complaint about the command line, in our words; None for any other error.
+
+    Its classes have moved between versions, so they are known by what they can do.
+    """
+    if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
+        return None
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command", None)
+    message = str(error.format_message()).strip().rstrip(".")
+    hint = f"See `{getattr(context, 'command_path', 'mishika-migrate')} --help`."
+    if name := getattr(error, "option_name", None):
+        flags = [flag for option in getattr(command, "params", ()) for flag in option.opts]
+        message, hint = str(getattr(error, "message", message)), _near(name, flags) or hint
+    elif "extra argument" in message:
+        # Not quoted: it may well be a URL with a password.
+        message, hint = "an argument without an option", f"Servers are given as --source URL and --target URL. {hint}"
+    elif (found := re.match(r"No such command '(.*?)'", message)) and not hasattr(error, "param"):
+        plain = re.fullmatch(r"[\w-]{1,20}", found[1])
+        message = f"no such command {found[1]}" if plain else "no such command"
+        hint = _near(found[1], getattr(command, "commands", ())) or hint
+    return errors.ConfigurationError(message[:1].lower() + message[1:], hint=hint)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"Did you mean {close[0]}?" if close else ""
+
+
+def _bug(error: Exception, given: Sequence[str]) -> errors.Error:
+    if "-v" in given or _asked("verbose", given):
+        traceback.print_exception(error, file=sys.stderr)
+    return errors.Error(
+        f"a bug in mishika-migrate: {type(error).__name__}: {error}",
+        hint="Run the same command with --verbose and report what it prints.",
+    )
 
 
 def _tell(error: errors.Error, given: Sequence[str]) -> None:
-    from mishika_migrate.report import terminal
-
-    if _wants("--json", "MISHIKA_MIGRATE_JSON", given):
-        fields = {"status": error.status, "message": error.message, "hint": error.hint}
-        findings = error.findings if isinstance(error, errors.Refused) else ()
-        _print_json({"event": "error", **fields, "findings": [_plain(finding) for finding in findings]})
-    try:
-        terminal.error(terminal.screen(sys.stderr), error)
-    except OSError:
-        pass  # nobody reads stderr; the status still tells
-
-
-def _print_json(fields: dict[str, object]) -> None:
-    try:
-        print(json.dumps(fields, ensure_ascii=False), flush=True)
-    except OSError:
-        pass
-
-
-def _plain(finding: object) -> dict[str, object]:
     import dataclasses
 
-    return dataclasses.asdict(finding)  # type: ignore[call-overload,no-any-return]
+    from mishika_migrate.cli import face
+    from mishika_migrate.report import jsonl, screen, terminal
 
-
-def _tell_bug(error: Exception, given: Sequence[str]) -> None:
-    try:
-        if _wants("--verbose", "MISHIKA_MIGRATE_VERBOSE", given) or "-v" in given:
-            traceback.print_exception(error, file=sys.stderr)
-        print(
-            f"error: a bug in mishika-migrate: {type(error).__name__}: {error}\n"
-            "hint: Run the same command with --verbose and report what it prints.",
-            file=sys.stderr,
+    said = face.asks_for_json()
+    if _asked("json", given) if said is None else said:
+        findings = error.findings if isinstance(error, errors.Refused) else ()
+        jsonl.Lines(sys.stdout).write(
+            "error",
+            {
+                "status": error.status,
+                "message": error.message,
+                "hint": error.hint,
+                "findings": [dataclasses.asdict(finding) for finding in findings],
+            },
         )
-    except OSError:
-        pass
+    terminal.error(screen.screen(sys.stderr), error)
 
 
-def _wants(flag: str, variable: str, given: Sequence[str]) -> bool:
-    return flag in given or os.environ.get(variable, "").lower() in ("1", "true", "yes", "on", "t", "y")
-
-
-def _leave(status: int) -> None:
-    """Flushes what can be flushed; a reader that is gone must not turn into a traceback at exit."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    sys.exit(status)
+def _asked(name: str, given: Sequence[str]) -> bool:
+    """For errors that come before the settings are read."""
+    value = os.environ.get(f"MISHIKA_MIGRATE_{name.upper()}", "")
+    return f"--{name}" in given or value.lower() in ("1", "true", "yes", "on", "t", "y")

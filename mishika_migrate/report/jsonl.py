@@ -15,11 +15,12 @@ from mishika_migrate import events
 
 
 class Lines:
-    """Writes until the reader goes away; a closed pipe must not end a copy."""
+    """Writes to a stream that is UTF-8 or not."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
-        self._open = True
+        # JSON is UTF-8; another encoding of the stream gets escapes, which are JSON too.
+        self._ascii = not (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
 
     def event(self, event: events.Event) -> None:
         """`{"event": "step_finished", …fields}`."""
@@ -27,13 +28,9 @@ class Lines:
 
     def write(self, name: str, fields: Mapping[str, Any]) -> None:
         """One line, flushed: a program may act on it at once."""
-        if not self._open:
-            return
-        try:
-            self._stream.write(json.dumps({"event": name, **fields}, ensure_ascii=False, default=_plain) + "\n")
-            self._stream.flush()
-        except BrokenPipeError:
-            self._open = False
+        line = json.dumps({"event": name, **fields}, ensure_ascii=self._ascii, default=_plain)
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
 
 
 def _name(kind: str) -> str:

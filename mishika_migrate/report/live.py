@@ -1,38 +1,53 @@
 """How a run is seen while it goes on: a live display on a terminal, plain lines elsewhere.
 
-Imports events, terminal and the words. Both faces live on stderr and consume the same events.
+Imports progress, screen, events and the words. Both faces live on stderr and consume the same
+events.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+import threading
+from collections.abc import Sequence
+from typing import Self
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.cells import cell_len
 from rich.text import Text
 
 from mishika_migrate import events, model
-from mishika_migrate.report import terminal
+from mishika_migrate.report import names, progress, screen
+
+_FRAME_SECONDS = 0.125
+_LINE_SECONDS = 30.0
 
 
 class Plain:
-    """One line a finished table, one a retry: for logs and pipes."""
+    """One line a finished table, a retry, a notice; for logs and pipes.
 
-    def __init__(self, to: Console) -> None:
+    While nothing finishes, a line every half minute says how far the rows are.
+    """
+
+    def __init__(self, to: screen.Screen, plan: model.Plan) -> None:
         self._to = to
+        self._course = progress.Course(plan)
+        self._said = self._course.elapsed
 
-    def __enter__(self) -> Plain:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
     def __call__(self, event: events.Event) -> None:
-        if text := line(event):
-            terminal.say(self._to, text)
+        self._course.hear(event)
+        if words := line(event):
+            self._say(words)
+        elif isinstance(event, events.Progress) and self._course.elapsed - self._said >= _LINE_SECONDS:
+            whole = f"{_percent(self._course.share)} of all{_left(self._course)}"
+            self._say(f"{event.table}: {event.rows:,} rows so far; {whole}")
+
+    def _say(self, words: str) -> None:
+        self._said = self._course.elapsed
+        screen.say(self._to, words)
 
 
 def line(event: events.Event) -> str:
@@ -40,127 +55,179 @@ def line(event: events.Event) -> str:
     match event:
         case events.RunStarted():
             verb = "resumed" if event.resumed else "started"
-            return f"run {event.run} {verb}: {event.source} → {event.target}, {event.tables} tables"
+            return f"run {event.run} {verb}: {event.source} → {event.target}"
+        case events.StageStarted() if event.name in ("schema", "finish"):
+            return f"{event.title}: {event.steps} to do" if event.name == "finish" else "creating the schema"
         case events.StepFinished() if event.table:
-            return (
-                f"{event.table}: {event.rows:,} rows, {terminal.size(event.bytes)}"
-                f" in {terminal.duration(event.seconds)}"
-            )
+            return f"{event.table}: {event.rows:,} rows, {screen.size(event.bytes)} in {screen.duration(event.seconds)}"
         case events.StepKept() if event.table:
             return f"{event.table}: {event.rows:,} rows kept, unchanged on the source since they landed"
         case events.StepRetried():
-            return f"retry {event.attempt} of {event.step} in {event.wait:.1f} s: {event.error}"
+            return f"attempt {event.attempt} of {event.step} in {event.wait:.1f} s: {event.error}"
         case events.Noticed():
             return event.message
+        case events.RunStopped() if event.landed:
+            return _open(event.open)
         case _:
             return ""
 
 
-@dataclass(slots=True)
-class _Row:
-    rows_expected: float
-    bytes_expected: int
-    rows: int = 0
-    bytes: int = 0
-    began: float = 0.0
-    seconds: float = 0.0
-    done: bool = False
+def _open(steps: Sequence[str]) -> str:
+    """`public.T` and `public.T[0,10)` copy T; the other steps name what they do first."""
+    tables = dict.fromkeys(step.partition("[")[0] for step in steps if " " not in step.partition("[")[0])
+    if tables:
+        return f"still to copy: {', '.join(tables)}"
+    return f"all rows have landed; still to do: {screen.count(len(steps), 'step')}"
 
-    @property
-    def share(self) -> float:
-        """How much of the table is there, 0 to 1, by rows: sizes on disk and in a stream differ."""
-        if self.done:
-            return 1.0
-        return min(self.rows / self.rows_expected, 0.999) if self.rows_expected else 0.0
+
+def _left(course: progress.Course) -> str:
+    # Tenths of an estimate would only flicker.
+    return "" if course.left is None else f", about {screen.duration(max(round(course.left), 1))} left"
+
+
+def _percent(share: float) -> str:
+    return f"{int(share * 100)} %"
 
 
 class Display:
-    """A table's line appears when its rows begin to move; the last line is the whole run."""
+    """A table's line appears when its rows begin to move; the last line is the whole run.
 
-    def __init__(self, to: Console, plan: model.Plan) -> None:
+    It draws over itself, follows the window's width, and leaves the screen as it was. `notice` may
+    be called from a signal handler.
+    """
+
+    def __init__(self, to: screen.Screen, plan: model.Plan) -> None:
         self._to = to
-        self._rows = {c.table: _Row(rows_expected=c.rows, bytes_expected=c.bytes) for c in plan.chosen}
-        self._began = time.monotonic()
-        self._title = ""
-        self._kept = 0.0
-        self._live = Live(console=to, refresh_per_second=8, get_renderable=self._render, transient=True)
+        self._course = progress.Course(plan)
+        self._names = names.Names([chosen.table for chosen in plan.chosen], unicode=to.unicode)
+        self._painter = _Painter(to, [screen.text(f"From  {plan.source}"), screen.text(f"To    {plan.target}")])
+        self._notice = ""
+        self._guard = threading.RLock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_painting, name="display", daemon=True)
 
-    def __enter__(self) -> Display:
-        self._live.start()
+    def __enter__(self) -> Self:
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        self._ended.set()
+        self._thread.join()
+        self._painter.clear()
 
     def __call__(self, event: events.Event) -> None:
-        match event:
-            case events.StageStarted():
-                self._title = event.title
-            case events.Progress():
-                self._move(event.table, event.rows, event.bytes)
-            case events.StepFinished() if event.table:
-                self._finish(event.table, event.rows, event.bytes, event.seconds)
-            case events.StepKept() if event.table:
-                self._finish(event.table, event.rows, 0, 0.0)
-                self._kept = self._share()
-            case events.StepRetried() | events.Noticed():
-                self._to.print(Text(line(event), "yellow"))
+        with self._guard:
+            self._course.hear(event)
+            if isinstance(event, events.StepRetried | events.Noticed | events.RunStopped) and (words := line(event)):
+                self._painter.clear()
+                screen.say(self._to, words, "bold" if isinstance(event, events.RunStopped) else "")
+                self._painter.paint(self._lines())
 
-    def _move(self, table: str, rows: int, size: int) -> None:
-        row = self._rows.setdefault(table, _Row(0.0, 0))
-        row.began = row.began or time.monotonic()
-        row.rows, row.bytes = rows, size
+    def notice(self, words: str) -> None:
+        """Shown in the last line from now on."""
+        self._notice = words
 
-    def _finish(self, table: str, rows: int, size: int, seconds: float) -> None:
-        row = self._rows.setdefault(table, _Row(0.0, 0))
-        row.rows, row.bytes, row.seconds, row.done = rows, size, seconds, True
+    def _keep_painting(self) -> None:
+        while not self._ended.wait(_FRAME_SECONDS):
+            with self._guard:
+                self._painter.paint(self._lines())
 
     # -- drawing ----------------------------------------------------------------------------------
 
-    def _render(self) -> Group:
-        seen = [(name, row) for name, row in self._rows.items() if row.done or row.began]
-        room = max(self._to.height - 5, 3)
-        # What moves must be visible; of what is done, the latest.
-        moving = [item for item in seen if not item[1].done]
-        done = [item for item in seen if item[1].done]
-        shown = [*done[len(done) - max(room - len(moving), 0) :], *moving][-room:]
-        return Group(self._lines(shown), self._total())
+    def _lines(self) -> list[Text]:
+        width, height = self._to.size
+        course = self._course
+        done = [(name, row) for name, row in course.rows.items() if row.done]
+        moving = [(name, row) for name, row in course.rows.items() if not row.done and row.began is not None]
+        room = max(height - len(course.chores) - 4, 3)
+        moving = moving[:room]
+        shown = done[max(len(done) - (room - len(moving)), 0) :]
+        lines = []
+        if hidden := done[: len(done) - len(shown)]:
+            rows = sum(row.rows for _, row in hidden)
+            lines.append(screen.marked("✓", "green", f"{len(hidden)} more tables, {rows:,} rows"))
+        lines += self._tables([*shown, *moving], width)
+        for chore in course.chores:
+            finished = chore.done == chore.steps
+            mark = ("✓", "green") if finished else ("›", "cyan")
+            counted = str(chore.steps) if finished else f"{chore.done} of {chore.steps}"
+            lines.append(screen.marked(*mark, f"{chore.title}: {counted}"))
+        return [*lines, self._total(width)]
 
-    def _lines(self, shown: list[tuple[str, _Row]]) -> Table:
-        grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        grid.add_column(ratio=3, no_wrap=True, overflow="ellipsis")
-        grid.add_column(justify="right", no_wrap=True)
-        grid.add_column(justify="right", no_wrap=True)
-        grid.add_column(justify="right", no_wrap=True)
-        for name, row in shown:
-            seconds = row.seconds if row.done else time.monotonic() - row.began
-            rate = f"{terminal.size(row.bytes / max(seconds, 1e-3))}/s" if row.bytes else ""
-            mark = Text("✓ ", "green") if row.done else Text("› ", "cyan")
-            grid.add_row(
-                mark + Text(name),
-                f"{row.rows:,} rows",
-                terminal.size(row.bytes) if row.bytes else "",
-                rate,
-            )
-        return grid
+    def _tables(self, shown: Sequence[tuple[str, progress.Row]], width: int) -> list[Text]:
+        rows = max((len(f"{max(row.rows_expected, row.rows):,.0f}") for _, row in shown), default=1)
+        # mark, share, size and rate take 2 + 6 + 10 + 12 cells, each with the gap before it.
+        narrow = width < 64
+        room = width - 1 - 2 - (rows + 2) - 6 - (0 if narrow else 10) - 12
+        name_width = min(max((cell_len(self._names.short(name)) for name, _ in shown), default=1), room)
+        return [self._table(name, row, name_width, rows, narrow=narrow) for name, row in shown]
 
-    def _share(self) -> float:
-        whole = sum(row.bytes_expected for row in self._rows.values())
-        return sum(row.share * row.bytes_expected for row in self._rows.values()) / whole if whole else 0.0
+    def _table(self, name: str, row: progress.Row, name_width: int, rows_width: int, *, narrow: bool) -> Text:
+        mark = ("✓ ", "green") if row.done else ("› ", "cyan")
+        called = screen.text(self._names.short(name))
+        called.truncate(name_width, overflow="ellipsis", pad=True)
+        rate = self._course.rate(row)
+        share = "" if row.done else _percent(row.share)
+        cells = [f"  {row.rows:>{rows_width},}", f"{share:>6}"]
+        if not narrow:
+            cells.append(f"{screen.size(row.bytes) if row.bytes else '':>10}")
+        cells.append(f"{'kept' if row.kept else screen.size(rate) + '/s' if rate else '':>12}")
+        return Text.assemble(mark, called, "".join(cells).rstrip())
 
-    def _total(self) -> Table:
-        share = self._share()
-        elapsed = time.monotonic() - self._began
-        fresh = share - self._kept
-        left = elapsed * (1 - share) / fresh if fresh > 0.01 and elapsed > 1 else None
-        grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        grid.add_column(no_wrap=True)
-        grid.add_column(ratio=1, no_wrap=True)
-        grid.add_column(no_wrap=True, justify="right")
-        grid.add_row(
-            Text(self._title or "starting", "bold"),
-            ProgressBar(total=1.0, completed=share),
-            f"{share:4.0%}  {terminal.duration(elapsed)}"
-            + (f", about {terminal.duration(left)} left" if left is not None else ""),
-        )
-        return grid
+    def _total(self, width: int) -> Text:
+        course = self._course
+        words = f" {_percent(course.share):>5}  {screen.duration(course.elapsed)}{_left(course)}"
+        title = self._notice or course.title
+        room = width - 1 - cell_len(title) - 2 - cell_len(words)
+        if room < 8:
+            return Text.assemble((title, "bold"), " ", words)
+        filled = int(course.share * room)
+        return Text.assemble((title, "bold"), "  ", ("━" * filled, "green"), ("─" * (room - filled), "dim"), words)
+
+
+class _Painter:
+    """Lines at the end of a terminal's output, drawn over in one write.
+
+    Rich's own Live goes back by the height at which it drew. A window that changes its size wraps
+    those lines anew, some terminals before they say so (tmux waits up to 250 ms), and remains stay
+    for good. So with the first new size everything moves up out of sight, and the window is ours
+    from its top on; `head` then says what has moved away.
+    """
+
+    def __init__(self, to: screen.Screen, head: Sequence[Text]) -> None:
+        self._to = to
+        self._head = head
+        self._size = to.size
+        self._drawn = 0
+        self._at_top = False
+
+    def paint(self, lines: Sequence[Text]) -> None:
+        start = self._start()
+        shown = [*self._head, *lines][-self._size.height + 1 :] if self._at_top else lines
+        self._write(start + "".join(f"{self._code(line)}\x1b[K\n" for line in shown) + "\x1b[J")
+        self._drawn = len(shown)
+
+    def clear(self) -> None:
+        if self._drawn:
+            self._write(self._start() + "\x1b[J")
+        self._drawn = 0
+
+    def _start(self) -> str:
+        """To the first of the lines."""
+        before, self._size = self._size, self._to.size
+        if before != self._size and self._drawn:
+            away = "" if self._at_top else "\n" * self._size.height
+            self._at_top = True
+            return f"{away}\x1b[H\x1b[J"
+        return f"\x1b[{self._drawn}A\r" if self._drawn else "\r"
+
+    def _code(self, line: Text) -> str:
+        # One cell less than there is room for: terminals differ in what they do after the last one.
+        width = max(self._size.width - 1, 1)
+        with self._to.capture() as captured:
+            self._to.print(line, width=width, no_wrap=True, overflow="ellipsis", end="")
+        return captured.get().rstrip("\n")
+
+    def _write(self, what: str) -> None:
+        self._to.file.write(what)
+        self._to.file.flush()

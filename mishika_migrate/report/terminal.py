@@ -1,200 +1,337 @@
 """What a person reads: plans, results, lists and errors, on any width, with or without colours.
 
-Imports events and the words. Colours are the terminal's own sixteen, so light and dark both work.
+Imports names, screen and the words. The first line of every page is the most important one.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterable, Sequence
-from typing import IO
+from collections.abc import Callable, Iterable, Sequence
 
 from rich import box
-from rich.console import Console
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from mishika_migrate import errors, model
+from mishika_migrate.report import names, screen
 
-_MARKS = {"refuse": ("✗", "bold red"), "warn": ("!", "yellow"), "note": ("·", "cyan")}
-
-
-class Screen(Console):
-    """A console that goes on silently when its reader has gone away (`| head`)."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        # Python flushes at exit and would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+_MARKS = {"refuse": ("✗", "bold red"), "warn": ("!", "bold yellow"), "note": ("·", "cyan")}
+_STAGES = {
+    "schema": "Schema",
+    "core": "Keys and configuration: all of it in one transaction",
+    "bulk": "History: afterwards, each table on its own",
+    "finish": "At the end",
+}
 
 
-def screen(stream: IO[str] | None = None, *, quiet: bool = False) -> Screen:
-    """On stdout unless told otherwise. Without a terminal lines are as long as they are."""
-    stream = stream or sys.stdout
-    width = None if stream.isatty() else max(int(os.environ.get("COLUMNS", "0") or 0), 120)
-    return Screen(file=stream, width=width, highlight=False, soft_wrap=False, quiet=quiet, emoji=False)
-
-
-def say(to: Console, text: str, style: str = "") -> None:
-    """One line of ours; brackets in it are text, not markup."""
-    to.print(Text(text, style=style))
-
-
-def size(amount: float) -> str:
-    """Bytes for people: 1,000-based, as disks and networks count."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(amount) < 1000:
-            return f"{amount:,.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:,.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 120:
-        return f"{minutes} min {rest:02} s"
-    return f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _grid(*columns: str, right: Sequence[str] = (), title: str = "") -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
-    for column in columns:
+def _grid(*columns: str, right: Sequence[str] = (), title: str = "", least: Sequence[int] = ()) -> Table:
+    """Numbers are never wrapped; `least` are the widths of the first columns, to align two tables."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+    )
+    for number, column in enumerate(columns):
+        width = least[number] if number < len(least) else None
         if column in right:
-            table.add_column(column, justify="right", no_wrap=True)
+            table.add_column(column, justify="right", no_wrap=True, min_width=width)
         else:
-            table.add_column(column, overflow="fold", ratio=None)
+            table.add_column(column, overflow="fold", min_width=width)
     return table
+
+
+def _fits(to: screen.Screen, table: Table) -> bool:
+    return to.measure(table, options=to.options.update(width=10_000)).maximum <= to.width
 
 
 # -- plan -----------------------------------------------------------------------------------------
 
 
-def plan(to: Console, what: model.Plan) -> None:
-    """Tables, what stays behind, findings, and one line that sums it up."""
-    say(to, f"From  {what.source}")
-    say(to, f"To    {what.target}")
-    to.print()
-    to.print(_chosen(what))
-    if what.left:
-        to.print(_left(what.left))
-    # The table above says it of each.
-    findings(to, [finding for finding in what.findings if finding.code != "left-behind"])
-    refused = len(what.refused)
-    total = f"{len(what.chosen)} tables, about {what.rows:,.0f} rows, {size(what.bytes)}"
-    if refused:
-        say(
-            to,
-            f"Refused: {refused} of the findings above must be mended first. Nothing was written.",
-            "bold red",
-        )
+def plan(to: screen.Screen, what: model.Plan) -> None:
+    """The verdict, then tables, what stays behind, and the findings, worst last where one looks first."""
+    short = _names(to, what)
+    if what.refused:
+        many = len(what.refused)
+        it = "finding below" if many == 1 else "findings below"
+        screen.say(to, f"Refused: {many} {it} must be mended first. Nothing was written.", "bold red")
     else:
-        say(to, f"Ready: {total}. Plan {what.digest}.", "bold green")
+        screen.say(to, f"Ready: {amount(what)}. Plan {what.digest}.", "bold green")
+    _ends(to, what)
+    to.print()
+    _chosen(to, what, short)
+    _left(to, what.left, short)
+    # The table above says it of each.
+    findings(to, _worst_last(finding for finding in what.findings if finding.code != "left-behind"))
 
 
-def _chosen(what: model.Plan) -> Table:
-    table = _grid("table", "rows", "size", "stage", "why", right=("rows", "size"), title="Will be copied")
-    for chosen in what.chosen:
-        table.add_row(Text(chosen.table), f"{chosen.rows:,.0f}", size(chosen.bytes), chosen.stage, Text(chosen.reason))
-    return table
+def brief(to: screen.Screen, what: model.Plan) -> None:
+    """What must be known before saying yes: how much, what stays behind, warnings."""
+    _ends(to, what)
+    screen.say(to, f"Copy  {amount(what)}")
+    left = [item for item in what.left if item.rows > 0 and not item.loses.startswith("nothing")]
+    if left:
+        short = _names(to, what)
+        listed = ", ".join(f"{short.short(item.table)} ({screen.count(item.rows, 'row')})" for item in left)
+        screen.say(to, f"Not   {listed}")
+    to.print()
+    findings(to, [finding for finding in what.findings if finding.severity == "warn"])
 
 
-def _left(left: Iterable[model.Left]) -> Table:
-    table = _grid("table", "rows", "why", "loses", right=("rows",), title="Stays behind")
-    for item in left:
-        table.add_row(
-            Text(item.table),
-            f"{item.rows:,.0f}",
-            Text(item.reason),
-            Text(item.loses if item.rows else "nothing"),
-        )
-    return table
+def continued(to: screen.Screen, what: model.Plan, *, run: str) -> None:
+    """What a resumed run goes on with."""
+    screen.say(to, f"Continuing run {run}: {amount(what)} in all")
+    _ends(to, what)
+    to.print()
 
 
-def findings(to: Console, found: Sequence[model.Finding]) -> None:
-    """One paragraph each: what, where, and how to mend it."""
-    for finding in found:
-        mark, style = _MARKS[finding.severity]
-        text = Text.assemble((f"{mark} {finding.severity}", style), "  ", finding.message)
-        if finding.fix:
-            text.append(f"\n    {finding.fix}", "dim")
-        to.print(text)
+def _ends(to: screen.Screen, what: model.Plan) -> None:
+    screen.say(to, f"From  {what.source}")
+    screen.say(to, f"To    {what.target}")
+
+
+def amount(what: model.Plan) -> str:
+    """`17 tables, about 2,670 rows, 5.3 MB`."""
+    return (
+        f"{screen.count(len(what.chosen), 'table')}, about {screen.count(what.rows, 'row')}, {screen.size(what.bytes)}"
+    )
+
+
+def _names(to: screen.Screen, what: model.Plan) -> names.Names:
+    tables = [chosen.table for chosen in what.chosen] + [left.table for left in what.left]
+    return names.Names(tables, unicode=to.unicode)
+
+
+def _chosen(to: screen.Screen, what: model.Plan, short: names.Names) -> None:
+    """One table a stage, their columns aligned."""
+    rows = [(short.short(c.table), f"{c.rows:,.0f}", screen.size(c.bytes), c.reason) for c in what.chosen]
+    least = [max((len(row[n]) for row in rows), default=0) for n in range(3)]
+    least[0] = max(least[0], len(short.title))
+    for stage, title in _STAGES.items():
+        members = [row for row, chosen in zip(rows, what.chosen, strict=True) if chosen.stage == stage]
+        if members:
+            _listing(to, title, (short.title, "rows", "size", "why"), members, least=least)
+
+
+# Columns of text narrower than this are harder to read than lines of their own.
+_READABLE = 22
+
+
+def _listing(
+    to: screen.Screen,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    least: Sequence[int] = (),
+) -> None:
+    """A table whose `rows` and `size` are numbers; on a narrow screen the texts beneath each row instead."""
+    numbers = [n for n, column in enumerate(columns) if column in ("rows", "size")]
+    texts = range(numbers[-1] + 1, len(columns))
+    fixed = sum(max(least[n] if n < len(least) else 0, *(len(row[n]) for row in rows)) for n in range(texts[0]))
+    if to.width - fixed - 3 * len(columns) < _READABLE * len(texts):
+        _stack(to, title, rows, texts)
+        return
+    table = _grid(*columns, right=("rows", "size"), title=title, least=least)
+    for row in rows:
+        table.add_row(*map(screen.text, row))
+    to.print(table)
+    to.print()
+
+
+def _stack(to: screen.Screen, title: str, rows: Sequence[Sequence[str]], texts: range) -> None:
+    to.print(Text(title, "bold"))
+    for row in rows:
+        name, rows_, *size = row[: texts[0]]
+        screen.say(to, ", ".join([f"{name}: {rows_} {'row' if rows_ == '1' else 'rows'}", *size]))
+        for n in texts:
+            to.print(Padding(screen.text(row[n]), (0, 0, 0, 4)))
+    to.print()
+
+
+def _left(to: screen.Screen, left: Sequence[model.Left], short: names.Names) -> None:
+    if lost := [item for item in left if item.rows > 0]:
+        rows = [(short.short(item.table), f"{item.rows:,.0f}", item.reason, f"loses {item.loses}") for item in lost]
+        _listing(to, "Stays behind", (short.title, "rows", "why", "what that means"), rows)
+    if empty := [short.short(item.table) for item in left if item.rows <= 0]:
+        screen.say(to, f"Empty, so nothing is lost: {', '.join(empty)}.")
+        to.print()
+
+
+def _worst_last(found: Iterable[model.Finding]) -> list[model.Finding]:
+    rank = {"note": 0, "warn": 1, "refuse": 2}
+    return sorted(found, key=lambda finding: rank[finding.severity])
+
+
+def findings(to: screen.Screen, found: Sequence[model.Finding]) -> None:
+    """What and where, and beneath it how to mend it; GRANTs of one cause in one block, to be copied as a whole."""
+    blocks: dict[tuple[str, str], list[model.Finding]] = {}
+    for number, finding in enumerate(found):
+        block = finding.code if finding.fix.startswith("GRANT ") else str(number)
+        blocks.setdefault((finding.severity, block), []).append(finding)
+    for members in blocks.values():
+        for finding in members:
+            _finding(to, *_MARKS[finding.severity], finding)
+        for fix in dict.fromkeys(finding.fix for finding in members if finding.fix):
+            screen.quote(to, fix)
     if found:
         to.print()
+
+
+def _finding(to: screen.Screen, mark: str, style: str, finding: model.Finding) -> None:
+    label = Text(f"{mark} {finding.severity}", style)
+    if to.on_terminal:
+        paragraph = Table.grid(padding=(0, 2, 0, 0))
+        paragraph.add_row(label, screen.text(finding.message))
+        to.print(paragraph)
+    else:
+        screen.say(to, Text.assemble(label, "  ", screen.text(finding.message)))
 
 
 # -- results --------------------------------------------------------------------------------------
 
 
-def accounts(to: Console, books: Sequence[model.Account], *, seconds: float) -> None:
+def accounts(to: screen.Screen, books: Sequence[model.Account], *, seconds: float) -> None:
     """Rows out, rows in, rows in the ledger: three counts by three witnesses."""
-    table = _grid(
-        "table", "rows out", "rows in", "ledger", "size", "time", "MB/s",
-        right=("rows out", "rows in", "ledger", "size", "time", "MB/s"),
-    )  # fmt: skip
-    for account in books:
-        table.add_row(
-            Text(account.table),
-            f"{account.rows_out:,}",
-            f"{account.rows_in:,}",
-            f"{account.rows_ledger:,}",
-            size(account.bytes),
-            duration(account.seconds),
-            f"{account.bytes / 1e6 / max(account.seconds, 1e-3):,.1f}",
-        )
-    to.print(table)
     rows, amount = sum(account.rows_in for account in books), sum(account.bytes for account in books)
-    say(
+    screen.say(
         to,
-        f"Done: {rows:,} rows in {len(books)} tables, {size(amount)} in {duration(seconds)};"
-        " rows out = rows in = ledger for every table.",
+        f"Done: {screen.count(rows, 'row')} in {screen.count(len(books), 'table')}, {screen.size(amount)}"
+        f" in {screen.duration(seconds)}.",
         "bold green",
     )
+    screen.say(to, "Rows out = rows in = ledger, for every table.")
+    to.print()
+    shapes = (
+        ("rows out", "rows in", "ledger", "size", "time", "rate"),
+        ("rows", "size", "time", "rate"),
+        ("rows", "time"),
+        ("rows",),
+    )
+    made = [_books(to, books, shape) for shape in shapes]
+    to.print(next((table for table in made if _fits(to, table)), made[-1]))
 
 
-def panel(to: Console, title: str, lines: Iterable[str]) -> None:
+def _books(to: screen.Screen, books: Sequence[model.Account], columns: Sequence[str]) -> Table:
+    """`rows` stands for all three counts: they are equal, or the run would have failed."""
+    short = names.Names([account.table for account in books], unicode=to.unicode)
+    table = _grid(short.title, *columns, right=columns)
+    for account in books:
+        cells = {
+            "rows": f"{account.rows_in:,}",
+            "rows out": f"{account.rows_out:,}",
+            "rows in": f"{account.rows_in:,}",
+            "ledger": f"{account.rows_ledger:,}",
+            "size": screen.size(account.bytes),
+            "time": screen.duration(account.seconds),
+            "rate": f"{screen.size(account.bytes / account.seconds)}/s" if account.seconds >= 0.05 else "",
+        }
+        table.add_row(screen.text(short.short(account.table)), *(cells[column] for column in columns))
+    return table
+
+
+def panel(to: screen.Screen, title: str, lines: Iterable[str], commands: Iterable[str] = ()) -> None:
+    """The end of a demonstration; what can be copied stands outside of the frame."""
     to.print(Panel(Text("\n".join(lines)), title=title, title_align="left", expand=False, border_style="green"))
+    for command in commands:
+        screen.quote(to, command)
 
 
-def runs(to: Console, what: Sequence[model.Run]) -> None:
-    """The ledger, the latest run first, with the steps of the latest."""
+def runs(to: screen.Screen, target: str, what: Sequence[model.Run], *, working: str, waiting: Sequence[str]) -> None:
+    """The ledger: what is true now and what to do, all runs, the tables of the latest that landed something.
+
+    `working` is what holds the target just now, empty when nothing does; `waiting` are the tables
+    that the unfinished run has still to copy.
+    """
+    for number, words in enumerate(_standing(target, what, working, waiting)):
+        screen.say(to, words, "bold" if number == 0 else "")
+    if not what:
+        return
+    to.print()
+    table = _grid("run", "state", "began (UTC)", "steps", "rows", right=("steps", "rows"))
     for run in what:
-        state = {"finished": "green", "running": "yellow", "stopped": "red"}.get(run.state, "dim")
-        to.print(
-            Text.assemble((run.id, "bold"), "  ", (run.state, state), f"  {run.started} – {run.finished or 'open'}")
+        style = {"finished": "green", "running": "yellow", "stopped": "red"}.get(run.state, "")
+        rows = sum(step.rows_in for step in run.steps)
+        began = run.started.replace("T", " ").removesuffix("Z")
+        table.add_row(run.id, Text(run.state, style), began, f"{len(run.steps)} of {run.planned}", f"{rows:,}")
+    to.print(table)
+    to.print()
+    shown = next((run for run in what if run.steps), None)
+    if shown is not None:
+        _steps(to, shown)
+
+
+def _standing(target: str, what: Sequence[model.Run], working: str, waiting: Sequence[str]) -> Iterable[str]:
+    if not what:
+        yield f"No runs on {target}."
+        return
+    latest = next((run for run in what if run.steps and run.state != "finished"), what[0])
+    landed = f"{len(latest.steps)} of {latest.planned} steps have landed"
+    if working:
+        yield f"Running: {working} works on {target}."
+        yield f"{landed} of run {latest.id}."
+    elif latest.steps and latest.state != "finished":
+        yield f"Unfinished: {landed} of run {latest.id}."
+        yield "Continue it, with the same --source and --target: `mishika-migrate copy --resume`"
+    elif latest.state == "finished":
+        yield f"Finished: run {latest.id} copied everything that it had planned."
+    else:
+        yield f"Nothing landed: run {latest.id} ended before its first step."
+        yield "Start anew: `mishika-migrate copy`."
+    yield f"From  {latest.source}"
+    yield f"To    {latest.target}"
+    if latest.message and latest.state != "finished":
+        yield f"It ended with: {latest.message}"
+    if waiting:
+        yield f"Still to copy: {', '.join(waiting)}"
+
+
+def _steps(to: screen.Screen, run: model.Run) -> None:
+    copied = [step for step in run.steps if step.table]
+    if not copied:
+        return
+    short = names.Names([step.table for step in copied], unicode=to.unicode)
+    table = _grid(short.title, "rows", "size", "time", right=("rows", "size", "time"), title=f"Landed in {run.id}")
+    for step in copied:
+        table.add_row(
+            screen.text(short.short(step.table)),
+            f"{step.rows_in:,}",
+            screen.size(step.bytes),
+            screen.duration(step.seconds),
         )
-        say(to, f"  {run.source} → {run.target}")
-        say(to, f"  {len(run.steps)} of {run.planned} steps, {sum(step.rows_in for step in run.steps):,} rows")
-        if run.message:
-            say(to, f"  {run.message}", "dim")
-    copied = [step for step in what[0].steps if step.table] if what else []
-    if copied:
-        table = _grid("step", "rows", "size", "time", right=("rows", "size", "time"))
-        for step in copied:
-            table.add_row(Text(step.step), f"{step.rows_in:,}", size(step.bytes), duration(step.seconds))
-        to.print(table)
-
-
-def tables(to: Console, listed: Iterable[model.Listed]) -> None:
-    """The matrix: table, need, stage, rows on the source (empty without one), why."""
-    table = _grid("table", "need", "stage", "rows", "why", right=("rows",))
-    for row in listed:
-        rows = "" if row.rows is None else f"{row.rows:,.0f}"
-        why = f"{row.why} ({row.flag})" if row.flag else row.why
-        table.add_row(Text(row.table), row.need, row.stage, rows, Text(why))
     to.print(table)
 
 
-def error(to: Console, failure: errors.Error) -> None:
-    """One sentence and a hint; the findings of a refusal before them."""
+def tables(to: screen.Screen, listed: Sequence[model.Listed], *, source: str) -> None:
+    """The matrix: table, need, why; with a `source` its rows and sizes too."""
+    needs = ("required", "if-used", "if-wanted", "never", "unknown")
+    counted = [(need, sum(row.need == need for row in listed)) for need in needs]
+    told = ", ".join(f"{number} {need}" for need, number in counted if number)
+    where = f"; {sum(row.rows is not None for row in listed)} of them on {source}" if source else ""
+    screen.say(to, f"{screen.count(len(listed), 'table')}: {told}{where}.", "bold")
+    to.print()
+    short = names.Names([row.table for row in listed], unicode=to.unicode)
+    numbers = ("rows", "size") if source else ()
+    table = _grid(short.title, "need", *numbers, "why", right=numbers)
+    table.columns[1].no_wrap = True
+    for row in listed:
+        why = f"{row.why} ({row.flag})" if row.flag else row.why
+        counts = (_or_dash(row.rows, "{:,.0f}".format), _or_dash(row.bytes, screen.size)) if source else ()
+        table.add_row(screen.text(short.short(row.table)), row.need, *counts, screen.text(why))
+    to.print(table)
+
+
+def _or_dash(value: float | None, shown: Callable[[float], str]) -> str:
+    return "–" if value is None else shown(value)
+
+
+def error(to: screen.Screen, failure: errors.Error) -> None:
+    """One sentence and a hint; before them what refused, and what was only a warning. `plan` has the notes."""
     if isinstance(failure, errors.Refused):
-        findings(to, failure.findings)
-    to.print(Text.assemble(("error: ", "bold red"), failure.message))
+        findings(to, _worst_last(finding for finding in failure.findings if finding.severity != "note"))
+    screen.say(to, Text.assemble(("error: ", "bold red"), screen.text(failure.message)))
     if failure.hint:
-        to.print(Text.assemble(("hint: ", "bold"), failure.hint))
+        screen.say(to, Text.assemble(("hint: ", "bold"), screen.text(failure.hint)))
