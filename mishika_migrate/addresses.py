@@ -78,6 +78,12 @@ def has_secret(endpoint: model.Endpoint) -> bool:
     return any(word in SECRETS and value for word, value in _key_values(endpoint.conninfo))
 
 
+def shown(name: str) -> str:
+    """A name that an operator gave, for an error; not one that may be an address with a password in it."""
+    # Also key=value: a variable with the wrong value is the likeliest way for either to get here.
+    return "of that name, which looks like an address" if re.search("://|@|password=", name) else repr(name)
+
+
 def _wrong(message: str, hint: str) -> errors.ConfigurationError:
     return errors.ConfigurationError(message, hint=hint)
 

@@ -1,36 +1,17 @@
-"""How two schemas differ, as far as it matters to rows on their way. Pure.
+"""How columns, sequences and the history of two schemas differ, as far as it matters to rows. Pure.
 
-Imports matrix, findings and the words.
+Imports conversions, matrix, findings and the words.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
-from mishika_migrate import matrix, model
-from mishika_migrate.findings import literal, note, qualified, quoted, refuse, warn
+from mishika_migrate import conversions, matrix, model, words
+from mishika_migrate.findings import alter, grant, literal, note, qualified, quoted, refuse, warn
 
-# Pairs of types where the later reads every text form of the first, or stops at one that does not fit.
-# Everything else that differs is refused.
-_WIDENING = frozenset(
-    {
-        ("smallint", "integer"),
-        ("smallint", "bigint"),
-        ("integer", "bigint"),
-        ("real", "double precision"),
-        ("character varying", "text"),
-        ("text", "character varying"),
-        ("character", "text"),
-        ("json", "jsonb"),
-        ("date", "timestamp without time zone"),
-        ("integer", "numeric"),
-        ("bigint", "numeric"),
-    }
-)
-
-# Types that round what does not fit, without an error: numeric(12,4) into numeric(12,2).
-_ROUNDING = re.compile("numeric|interval|time.*")
+_DROP_EXPRESSION_SINCE = 13_00_00
+_SET_EXPRESSION_SINCE = 17_00_00
 
 
 def columns(
@@ -41,34 +22,68 @@ def columns(
         subject = f"{origin.name}.{column.name}"
         if other is None:
             yield _missing_column(subject, column, place, target)
-        elif other.generated and not column.generated:
-            yield warn(
-                "column-generated",
-                subject,
-                f"{subject} is generated on the target: the values of the source stay behind",
-            )
-        elif not other.generated:
-            yield from _type(subject, column, other, target)
-            yield from _labels(subject, column, other, target)
+        elif other.generated:
+            yield from _generated(subject, column, other, place, target)
+        else:
+            yield from conversions.inspect(place.name, column, other, source, target)
             yield from _nullability(subject, column, other, place, target)
     for other in place.columns:
         if origin.column(other.name) is None:
             yield _extra_column(place, other, target)
-    yield from _foreign_keys(origin, place, source, target)
-    yield from _unique(origin, place)
+    yield from _nothing_in_common(origin, place, target)
+
+
+def _nothing_in_common(origin: model.Table, place: model.Table, target: model.Catalog) -> Iterable[model.Finding]:
+    """COPY wants to be told a column."""
+    common = [column for column in origin.columns if (there := place.column(column.name)) and not there.generated]
+    if not common and origin.occupied is not False:
+        yield refuse(
+            "no-columns",
+            origin.name,
+            f"{origin.name} of the source has no column that {target.endpoint.label} takes values for, so"
+            f" about {words.count(origin.rows, 'row')} cannot be copied",
+            f"--exclude {origin.name}",
+        )
+
+
+def _generated(
+    subject: str, column: model.Column, other: model.Column, place: model.Table, target: model.Catalog
+) -> Iterable[model.Finding]:
+    change, name = alter(place.name, target), quoted(column.name)
+    if not column.generated:
+        stored = not other.virtual and target.version >= _DROP_EXPRESSION_SINCE
+        yield warn(
+            "column-generated",
+            subject,
+            f"{subject} is generated on the target: the values of the source stay behind",
+            f"{change} ALTER COLUMN {name} DROP EXPRESSION;"
+            if stored
+            else f"{change} DROP COLUMN {name}, ADD COLUMN {name} {other.type};",
+        )
+    elif column.default != other.default:
+        made = f"{other.type} GENERATED ALWAYS AS ({column.default}){'' if other.virtual else ' STORED'}"
+        yield warn(
+            "generated-differs",
+            subject,
+            f"{subject} is generated as {column.default} on the source and as {other.default} on the target, where its"
+            " values will be other ones",
+            f"{change} ALTER COLUMN {name} SET EXPRESSION AS ({column.default});"
+            if target.version >= _SET_EXPRESSION_SINCE
+            else f"{change} DROP COLUMN {name}, ADD COLUMN {name} {made};",
+        )
 
 
 def _missing_column(subject: str, column: model.Column, place: model.Table, target: model.Catalog) -> model.Finding:
     kind, create = column.type, ""
     if column.labels:
-        kind = _enum(column, target)
+        kind = conversions.enum(column, target)
         create = "" if _has_type(column, target) else _create_enum(kind, column.labels)
         kind += "[]" if column.type.endswith("[]") else ""
     return refuse(
         "column-missing",
         subject,
         f"the target's {place.name} has no column {column.name}: its values would be lost",
-        f"{create}{_alter(place.name, target)} ADD COLUMN {quoted(column.name)} {kind};"
+        f"{create}{alter(place.name, target)} ADD COLUMN {quoted(column.name)} {kind};"
         " -- better: bring the target's application to at least the version of the source's",
     )
 
@@ -94,81 +109,8 @@ def _extra_column(place: model.Table, column: model.Column, target: model.Catalo
         f"{subject} exists on the target only, is NOT NULL and has no default",
         better
         if column.name in place.primary_key
-        else f"{_alter(place.name, target)} ALTER COLUMN {quoted(column.name)} DROP NOT NULL; -- better: {better}",
+        else f"{alter(place.name, target)} ALTER COLUMN {quoted(column.name)} DROP NOT NULL; -- better: {better}",
     )
-
-
-def _alter(table: str, catalog: model.Catalog) -> str:
-    return f"ALTER TABLE {qualified(table, catalog)}"
-
-
-# -- types ----------------------------------------------------------------------------------------
-
-
-def _type(subject: str, column: model.Column, other: model.Column, target: model.Catalog) -> Iterable[model.Finding]:
-    if column.type == other.type:
-        return
-    differs = f"{subject} is {column.type} on the source and {other.type} on the target"
-    (ours, our_limits), (theirs, their_limits) = _parts(column.type), _parts(other.type)
-    if ours == theirs and _rounds(ours, our_limits, their_limits):
-        yield refuse(
-            "column-type",
-            subject,
-            f"{differs}, which would round values",
-            f"{_alter(subject.removesuffix(f'.{column.name}'), target)}"
-            f" ALTER COLUMN {quoted(column.name)} TYPE {column.type};",
-        )
-    elif (ours == theirs and _fits(our_limits, their_limits)) or (theirs == "text" and column.labels):
-        yield note("column-type", subject, f"{differs}; values go as text")
-    elif ours == theirs or (ours, theirs) in _WIDENING:
-        yield warn("column-type", subject, f"{differs}; values go as text, and one that does not fit stops the copy")
-    else:
-        yield refuse(
-            "column-type",
-            subject,
-            f"{differs}: values of one may mean something else in the other",
-            "bring both applications to the same version",
-        )
-
-
-def _parts(kind: str) -> tuple[str, tuple[int, ...]]:
-    """The type without its modifier, and that: `timestamp(3) without time zone` has (3,)."""
-    found = re.search(r"\(([\d,]+)\)", kind)
-    if found is None:
-        return kind, ()
-    return kind[: found.start()] + kind[found.end() :], tuple(map(int, found[1].split(",")))
-
-
-def _rounds(base: str, ours: Sequence[int], theirs: Sequence[int]) -> bool:
-    """Whether the target keeps fewer digits after the point; no modifier is all of them."""
-    return bool(_ROUNDING.fullmatch(base.removesuffix("[]")) and theirs and (not ours or theirs[-1] < ours[-1]))
-
-
-def _fits(ours: Sequence[int], theirs: Sequence[int]) -> bool:
-    if not theirs:
-        return True
-    if len(ours) == len(theirs) == 2:  # numeric: digits before the point
-        return theirs[0] - theirs[1] >= ours[0] - ours[1]
-    return bool(ours) and theirs[0] >= ours[0]
-
-
-def _labels(subject: str, column: model.Column, other: model.Column, target: model.Catalog) -> Iterable[model.Finding]:
-    missing = [label for label in column.labels if label not in other.labels]
-    if missing and other.labels:
-        enum = _enum(other, target)
-        yield refuse(
-            "enum-labels",
-            subject,
-            f"the type of {subject} on the target lacks {', '.join(missing)}",
-            " ".join(f"ALTER TYPE {enum} ADD VALUE IF NOT EXISTS {literal(label)};" for label in missing),
-        )
-
-
-def _enum(column: model.Column, catalog: model.Catalog) -> str:
-    """The enum's qualified name; the server prints it bare where it is in the endpoint's schema."""
-    bare = column.type.removesuffix("[]")
-    named = bare if bare.startswith('"') else quoted(bare)
-    return bare if re.search(r'^("([^"]|"")+"|[^".]+)\.', bare) else f"{quoted(catalog.endpoint.schema)}.{named}"
 
 
 def _nullability(
@@ -181,110 +123,11 @@ def _nullability(
         "column-not-null",
         subject,
         f"{subject} may be NULL on the source, not on the target: a NULL stops the copy",
-        f"{_alter(place.name, target)} ALTER COLUMN {quoted(column.name)} DROP NOT NULL;"
+        f"{alter(place.name, target)} ALTER COLUMN {quoted(column.name)} DROP NOT NULL;"
         " -- or fill the NULLs on the source"
         if free
         else "fill the NULLs on the source",
     )
-
-
-# -- constraints that only the target has -----------------------------------------------------------
-
-
-def _foreign_keys(
-    origin: model.Table, place: model.Table, source: model.Catalog, target: model.Catalog
-) -> Iterable[model.Finding]:
-    known = {(key.columns, key.references, key.referenced_columns) for key in origin.foreign_keys}
-    for key in place.foreign_keys:
-        if (key.columns, key.references, key.referenced_columns) in known:
-            continue
-        there = source.table(key.references)
-        yield warn(
-            "foreign-key-new",
-            f"{place.name}.{', '.join(key.columns)}",
-            f"only the target has foreign key {key.name} from {place.name} ({', '.join(key.columns)}) to"
-            f" {key.references}: a row that names none there stops the copy",
-            f"{_alter(place.name, target)} DROP CONSTRAINT {quoted(key.name)};"
-            + (f" -- or copy the other table too: --include {key.references}" if there else ""),
-        )
-
-
-def _unique(origin: model.Table, place: model.Table) -> Iterable[model.Finding]:
-    """Keys of the target that no key of the source implies."""
-    ours = [set(index.columns) for index in origin.indexes if index.unique and " WHERE " not in index.definition]
-    for index in place.indexes:
-        if index.unique and not any(columns <= set(index.columns) for columns in ours):
-            yield warn(
-                "unique-new",
-                f"{place.name}.{', '.join(index.columns)}",
-                f"only the target wants {', '.join(index.columns)} of {place.name} to be unique ({index.name}):"
-                " a duplicate stops the copy",
-            )
-
-
-# -- views ----------------------------------------------------------------------------------------
-
-
-def missing_views(source: model.Catalog, target: model.Catalog) -> tuple[list[model.View], dict[str, list[str]]]:
-    """Views that the target lacks and can have, those that others read first; and what the others need."""
-    waiting = {view.name: view for view in source.views if target.view(view.name) is None}
-    there = {table.name for table in target.tables} | {view.name for view in target.views}
-    columns = {(table.name, column.name) for table in target.tables for column in table.columns}
-    order: list[model.View] = []
-    needs: dict[str, list[str]] = {}
-    while waiting:
-        needs = {name: _needs(view, there, columns, target) for name, view in waiting.items()}
-        ready = [name for name in waiting if not needs[name]]
-        if not ready:
-            break
-        order += [waiting.pop(name) for name in ready]
-        there.update(ready)
-    return order, {name: needs[name] for name in waiting}
-
-
-def _needs(view: model.View, there: set[str], columns: set[tuple[str, str]], target: model.Catalog) -> list[str]:
-    lacking = [
-        f"{table}.{name}" for table, name in view.columns if target.table(table) and (table, name) not in columns
-    ]
-    taken = [f"the name of a table ({view.name})"] if target.table(view.name) else []
-    return [*taken, *(name for name in view.reads if name not in there), *lacking, *view.foreign]
-
-
-def views(rules: matrix.Matrix, source: model.Catalog, target: model.Catalog) -> Iterable[model.Finding]:
-    creatable, needs = missing_views(source, target)
-    if creatable:
-        names = ", ".join(sorted(view.name for view in creatable))
-        yield note(
-            "view-missing",
-            names,
-            f"the target lacks {len(creatable)} views of the source, which will be created: {names}",
-        )
-        if target.schema_exists and not target.may_create_in_schema:
-            yield refuse(
-                "privilege",
-                target.endpoint.schema,
-                f"{target.user} may not create these views in schema {target.endpoint.schema} on the target",
-                f"GRANT CREATE ON SCHEMA {quoted(target.endpoint.schema)} TO {quoted(target.user)};",
-            )
-    for name, lacking in needs.items():
-        yield warn(
-            "view-not-creatable",
-            name,
-            f"view {name} of the source will not be created: it needs {', '.join(lacking)},"
-            " which the target lacks or nobody can tell",
-        )
-    for expected in rules.views:
-        if source.view(expected.name) is None and target.view(expected.name) is None and _reads(expected, source):
-            yield warn(
-                "view-nowhere",
-                expected.name,
-                f"neither side has view {expected.name} ({expected.why}); the application creates it only while"
-                " its logs were never analyzed",
-            )
-
-
-def _reads(view: matrix.MatrixView, source: model.Catalog) -> bool:
-    return all(source.table(table) is not None for table in view.reads)
 
 
 # -- sequences ------------------------------------------------------------------------------------
@@ -314,7 +157,7 @@ def _no_sequence(table: str, column: str, target: model.Catalog) -> model.Findin
         f"{table}.{column}",
         f"{table}.{column} draws its numbers from a sequence on the source, but not on the target",
         f"CREATE SEQUENCE {name} OWNED BY {qualified(table, target)}.{quoted(column)};"
-        f" {_alter(table, target)} ALTER COLUMN {quoted(column)} SET DEFAULT nextval({literal(name)});"
+        f" {alter(table, target)} ALTER COLUMN {quoted(column)} SET DEFAULT nextval({literal(name)});"
         " -- better: bring the target's application to the version of the source's",
     )
 
@@ -337,14 +180,14 @@ def _closed_sequences(
             "privilege",
             ours.name,
             f"{source.user} may not read sequence {ours.name} on the source",
-            f"GRANT SELECT ON SEQUENCE {qualified(ours.name, source)} TO {quoted(source.user)};",
+            grant(f"SELECT ON SEQUENCE {qualified(ours.name, source)}", source),
         )
     if not (theirs.writable and theirs.readable):
         yield refuse(
             "privilege",
             theirs.name,
             f"{target.user} may not set sequence {theirs.name} on the target",
-            f"GRANT SELECT, UPDATE ON SEQUENCE {qualified(theirs.name, target)} TO {quoted(target.user)};",
+            grant(f"SELECT, UPDATE ON SEQUENCE {qualified(theirs.name, target)}", target),
         )
 
 
@@ -410,7 +253,7 @@ def _no_history(name: str, source: model.Catalog, target: model.Catalog) -> Iter
             name,
             f"the {catalog.endpoint.role} {catalog.endpoint.label} has no {name} that {catalog.user} can read;"
             " only tables and columns were compared",
-            "" if may else f"GRANT SELECT ON {qualified(name, catalog)} TO {quoted(catalog.user)};",
+            "" if may else grant(f"SELECT ON {qualified(name, catalog)}", catalog),
         )
 
 

@@ -5,6 +5,8 @@ Imports the words only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mishika_migrate import model
 
 
@@ -25,6 +27,27 @@ def literal(text: str) -> str:
 
 def qualified(name: str, catalog: model.Catalog) -> str:
     return f"{quoted(catalog.endpoint.schema)}.{quoted(name)}"
+
+
+def placed(name: model.TableName) -> str:
+    return f"{quoted(name.schema)}.{quoted(name.name)}"
+
+
+def alter(table: str, catalog: model.Catalog) -> str:
+    return f"ALTER TABLE {qualified(table, catalog)}"
+
+
+def grant(what: str, catalog: model.Catalog) -> str:
+    """The statements that give `what` to the role of that server: `SELECT ON …`, or several.
+
+    GRANTs for both servers are listed in one block, so each line says where it belongs.
+    """
+    return f"GRANT {what} TO {quoted(catalog.user)}; -- on the {catalog.endpoint.role}"
+
+
+def few(names: Sequence[str]) -> str:
+    """`a, b, c and 2 more`."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def refuse(code: str, subject: str, message: str, fix: str) -> model.Finding:

@@ -1,16 +1,17 @@
 """Decides which tables go and which stay, each with its reason. Pure.
 
-Imports matrix and the words. `questions` says what must be asked of the source's rows before
-`plan.build` can judge the selection.
+Imports addresses, settings' names, findings, matrix and the words. `questions` says what must be
+asked of the source's rows before `plan.build` can judge the selection.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mishika_migrate import errors, matrix, model
+from mishika_migrate import addresses, errors, matrix, model, settings
+from mishika_migrate.findings import note, qualified, refuse, warn
 
 # A table of more bytes than this is not searched for dangling references before a run.
 _SEARCHED_BYTES = 256 * 1024 * 1024
@@ -18,17 +19,32 @@ _SEARCHED_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the operator asks for beyond the matrix; names are tables or groups of the matrix."""
+    """What the operator asks for beyond the matrix; names are tables or groups of the matrix.
+
+    `only` are all that go, with what they reference by a foreign key and the target has no rows of.
+    """
 
     groups: frozenset[str] = frozenset()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     everything: bool = False
     create_schema: bool = False
 
 
-def select(rules: matrix.Matrix, source: model.Catalog, wanted: Wanted) -> model.Selection:
-    """Which tables go and which stay, each with its reason.
+OTHERS = "not among those of --only"
+"""Why a table stays where others were asked for by name; nothing is lost by it."""
+
+
+def flag(group: matrix.Group) -> str:
+    """How a group is asked for: four have an option of their own, whatever the matrix calls it."""
+    return f"--include-{group.name}" if group.name in settings.GROUPS else f"--include {group.name}"
+
+
+def select(
+    rules: matrix.Matrix, source: model.Catalog, wanted: Wanted, *, target: model.Catalog | None = None
+) -> model.Selection:
+    """Which tables go and which stay, each with its reason. Only `wanted.only` asks the target.
 
     Raises `errors.ConfigurationError` for a name that neither the source nor the matrix knows, and
     for asking for a table that is never copied.
@@ -39,6 +55,8 @@ def select(rules: matrix.Matrix, source: model.Catalog, wanted: Wanted) -> model
     for group in sorted(wanted.groups):
         if rules.group(group) is None:
             raise errors.ConfigurationError(f"the matrix {rules.name} has no group {group}")
+    if wanted.only:
+        return _only(_resolve(wanted.only, rules, source), exclude, rules, source, target)
     reasons: dict[str, str] = {}
     left: dict[str, model.Left] = {}
     for table in _known_first(rules, source):
@@ -49,15 +67,71 @@ def select(rules: matrix.Matrix, source: model.Catalog, wanted: Wanted) -> model
             left[table.name] = stays
     if wanted.create_schema and rules.migrations and source.table(rules.migrations):
         reasons[rules.migrations] = "the history of the schema that is created here"
-    findings = _close(reasons, left, rules, source, exclude)
+    findings = [*_close(reasons, left, rules, source, exclude), *_no_tables(rules, source, wanted, include, exclude)]
     return model.Selection(
-        chosen=tuple(
-            _chosen(table, reasons[table.name], rules)
-            for table in _known_first(rules, source, migrations=True)
-            if table.name in reasons
+        chosen=_all_chosen(reasons, rules, source), left=tuple(left.values()), findings=tuple(findings)
+    )
+
+
+def _all_chosen(reasons: Mapping[str, str], rules: matrix.Matrix, source: model.Catalog) -> tuple[model.Chosen, ...]:
+    tables = _known_first(rules, source, migrations=True)
+    return tuple(_chosen(table, reasons[table.name], rules) for table in tables if table.name in reasons)
+
+
+def _only(
+    names: frozenset[str],
+    exclude: frozenset[str],
+    rules: matrix.Matrix,
+    source: model.Catalog,
+    target: model.Catalog | None,
+) -> model.Selection:
+    """These tables and, of what they reference by a foreign key, what the target has no rows of."""
+    _check_possible(names, rules, option="--only")
+    asked = names - exclude
+    reasons = {table.name: "asked for" for table in source.tables if table.name in asked}
+    findings: dict[str, model.Finding] = {}
+    waiting = list(reasons)
+    while waiting:
+        name = waiting.pop(0)
+        for key in _keys(name, source, target):
+            there = target.table(key.references) if target else None
+            if key.references in reasons:
+                continue
+            if there is not None and there.occupied is not False:
+                findings[key.references] = _kept(name, key, there)
+            elif source.table(key.references) is None:
+                findings[f"{name} {key.name}"] = _outside(name, key, source)
+            elif key.references in exclude:
+                findings[f"{name} {key.name}"] = _needed(name, key, source)
+            else:
+                reasons[key.references] = f"referenced by {name}.{', '.join(key.columns)}, and empty on the target"
+                waiting.append(key.references)
+    others = [table for table in _known_first(rules, source) if table.name not in reasons]
+    kinds = (_no_table(name, source, asked=True) for name in sorted(asked) if source.kind(name))
+    return model.Selection(
+        chosen=_all_chosen(reasons, rules, source),
+        left=tuple(
+            _stays(table, OTHERS, "nothing: it is left as it is", known=rules.entry(table.name) is not None)
+            for table in others
         ),
-        left=tuple(left.values()),
-        findings=tuple(findings),
+        findings=(*findings.values(), *kinds),
+        only=tuple(sorted(asked)),
+    )
+
+
+def _keys(name: str, source: model.Catalog, target: model.Catalog | None) -> list[model.ForeignKey]:
+    """The target enforces its own; those of the source say what belongs together."""
+    found = [source.table(name), target.table(name) if target else None]
+    keys = {(key.columns, key.references): key for table in found if table for key in table.foreign_keys}
+    return [key for key in keys.values() if key.references != name]
+
+
+def _kept(name: str, key: model.ForeignKey, there: model.Table) -> model.Finding:
+    return note(
+        "reference-kept",
+        key.references,
+        f"{name} ({', '.join(key.columns)}) references {there.name}, which is taken as it is on the target and not"
+        " copied again",
     )
 
 
@@ -87,7 +161,7 @@ def _verdict(
     if entry.need == "if-used":
         return "", _stays(table, "empty on the source", "nothing")
     group = rules.group(entry.group or "")
-    ask = f"not asked for ({group.flag})" if group else "not asked for"
+    ask = f"not asked for ({flag(group)})" if group else "not asked for"
     return "", _stays(table, ask, entry.loses)
 
 
@@ -104,7 +178,12 @@ def _reason(table: model.Table, entry: matrix.Entry, wanted: Wanted, include: fr
 
 
 def _stays(table: model.Table, reason: str, loses: str, *, known: bool = True) -> model.Left:
-    return model.Left(table=table.name, reason=reason, loses=loses, rows=table.rows, known=known)
+    return model.Left(table=table.name, reason=reason, loses=loses, rows=known_rows(table), known=known)
+
+
+def known_rows(table: model.Table) -> float | None:
+    """The estimate; None where the role may not look and the server has none either."""
+    return None if table.occupied is None and not table.rows else table.rows
 
 
 def _chosen(table: model.Table, reason: str, rules: matrix.Matrix) -> model.Chosen:
@@ -152,24 +231,53 @@ def _companions(name: str, rules: matrix.Matrix, source: model.Catalog) -> Itera
 
 
 def _needed(name: str, key: model.ForeignKey, source: model.Catalog) -> model.Finding:
-    return model.Finding(
-        code="excluded-but-referenced",
-        severity="refuse",
-        subject=key.references,
-        message=f"{key.references} is excluded, but {name} ({', '.join(key.columns)}) on the source"
+    return refuse(
+        "excluded-but-referenced",
+        key.references,
+        f"{key.references} is excluded, but {name} ({', '.join(key.columns)}) on the source"
         f" {source.endpoint.label} references it by a foreign key",
-        fix=f"leave out --exclude {key.references}, or exclude {name} as well: --exclude {name}",
+        f"leave out --exclude {key.references}, or exclude {name} as well: --exclude {name}",
     )
 
 
 def _outside(name: str, key: model.ForeignKey, source: model.Catalog) -> model.Finding:
-    return model.Finding(
-        code="reference-outside",
-        severity="warn",
-        subject=f"{name}.{', '.join(key.columns)}",
-        message=f"{name} ({', '.join(key.columns)}) references {key.references}, which is not in schema"
+    return warn(
+        "reference-outside",
+        f"{name}.{', '.join(key.columns)}",
+        f"{name} ({', '.join(key.columns)}) references {key.references}, which is not in schema"
         f" {source.endpoint.schema} of the source and will not be copied",
-        fix=f"copy {key.references} first, with ?schema= in both URLs",
+        f"copy {key.references} first, with ?schema= in both URLs",
+    )
+
+
+def _no_tables(
+    rules: matrix.Matrix, source: model.Catalog, wanted: Wanted, include: frozenset[str], exclude: frozenset[str]
+) -> Iterable[model.Finding]:
+    """What has the name of a table that the matrix knows, and what else holds rows without being a table."""
+    for entry in rules.entries:
+        if not source.kind(entry.table) or entry.need == "never" or entry.table in exclude:
+            continue
+        asked = entry.need == "required" or wanted.everything or entry.group in wanted.groups
+        yield _no_table(entry.table, source, asked=asked or entry.table in include)
+    for other in source.others:
+        if rules.entry(other.name) is None:
+            yield note(
+                "not-copied",
+                other.name,
+                f"{other.name} of the source is a {other.kind} and stays behind",
+                f"pg_dump --schema-only --no-owner --table='{qualified(other.name, source)}' SOURCE | psql TARGET"
+                " # after the copy",
+            )
+
+
+def _no_table(name: str, source: model.Catalog, *, asked: bool) -> model.Finding:
+    tell = refuse if asked else warn
+    return tell(
+        "not-a-table",
+        name,
+        f"{name} on the source {source.endpoint.label} is a {source.kind(name)}, not a table, so its rows would stay"
+        " behind",
+        f"give --source the server that holds the table itself, or --exclude {name}",
     )
 
 
@@ -179,15 +287,15 @@ def _resolve(names: Iterable[str], rules: matrix.Matrix, source: model.Catalog) 
     found: set[str] = set()
     for name in names:
         members = [entry.table for entry in rules.entries if entry.group == name]
-        found.update(members or [_resolve_one(name, known)])
+        found.update(members or [_resolve_one(name, known, source)])
     return frozenset(found)
 
 
-def _check_possible(include: frozenset[str], rules: matrix.Matrix) -> None:
+def _check_possible(include: frozenset[str], rules: matrix.Matrix, *, option: str = "--include") -> None:
     for name in sorted(include):
         entry = rules.entry(name)
         if entry is not None and entry.need == "never":
-            raise errors.ConfigurationError(f"{name} is never copied: {entry.why}", hint=f"Leave out --include {name}.")
+            raise errors.ConfigurationError(f"{name} is never copied: {entry.why}", hint=f"Leave out {option} {name}.")
         if name == rules.migrations:
             raise errors.ConfigurationError(
                 f"{name} is the history of the schema; it is compared, never merged",
@@ -195,15 +303,19 @@ def _check_possible(include: frozenset[str], rules: matrix.Matrix) -> None:
             )
 
 
-def _resolve_one(name: str, known: Sequence[str]) -> str:
+def _resolve_one(name: str, known: Sequence[str], source: model.Catalog) -> str:
     if name in known:
         return name
     short = [table for table in known if table.partition("_")[2].lower() == name.lower()]
     if len(short) == 1:
         return short[0]
+    if kind := source.kind(name):
+        raise errors.ConfigurationError(
+            f"{name} on {source.endpoint.label} is a {kind}, not a table", hint="Only tables are copied; leave it out."
+        )
     nearest = difflib.get_close_matches(name, [*known, *(t.partition("_")[2] for t in known)], n=1)
     raise errors.ConfigurationError(
-        f"there is no table or group {name!r}",
+        f"there is no table or group {addresses.shown(name)}",
         hint=f"Did you mean {nearest[0]}?" if nearest else "`mishika-migrate tables` lists them.",
     )
 
@@ -256,6 +368,8 @@ def _pointers(
         kind, other = _type(table, reference.column), source.table(reference.table)
         if not kind or kind.endswith("[]") != reference.each:
             continue
+        if selection.only and not selection.has(reference.table):
+            continue  # it is on the target already, or nobody wants to know
         # Where the other table is empty nothing is left behind: its rows are missing on the source already.
         absent = other is None or not (selection.has(reference.table) or other.occupied is False)
         if other is not None and not absent and not (_type(other, reference.key) and _readable(other, source)):

@@ -5,12 +5,15 @@ Imports pg, plan, matrix and the words.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from mishika_migrate import errors, matrix, model, plan, preflight, selection
+from mishika_migrate import errors, history, loading, matrix, model, plan, privileges, selection
 from mishika_migrate.pg import catalog, connect, dump, ledger, survey
 
 
@@ -28,6 +31,7 @@ def both(
     target: model.Endpoint,
     wanted: selection.Wanted,
     *,
+    manner: loading.Manner | None = None,
     implied: Sequence[model.Finding] = (),
 ) -> Look:
     """Connects to both at once. Raises `errors.Unreachable` for the first side that cannot be had."""
@@ -36,28 +40,59 @@ def both(
         ends = (source, target)
         reading = [pool.submit(_catalog, sessions[end.role][0], end, rules) for end in ends]
         ours, theirs = (future.result() for future in reading)
-        chosen = selection.select(rules, ours, wanted)
-        unfinished, denied = _unfinished(sessions["target"][0], theirs)
+        chosen = selection.select(rules, ours, wanted, target=theirs)
+        unfinished, finished, denied = _ledger(sessions["target"][0], ours, theirs)
         answers = _survey(sessions, source, target, rules, ours, chosen, wanted)
-    made = plan.build(rules, ours, theirs, chosen, answers, wanted, implied=[*denied, *implied])
+        answers = dataclasses.replace(answers, unfinished=unfinished, finished=finished)
+        span = manner.span if manner else None
+        answers = dataclasses.replace(answers, **_times(sessions, rules, ours, theirs, chosen, span))
+    made = plan.build(rules, ours, theirs, chosen, answers, wanted, manner=manner, implied=[*denied, *implied])
     return Look(plan=made, unfinished=unfinished)
 
 
-def _unfinished(
-    session: connect.Session, target: model.Catalog
-) -> tuple[model.Unfinished | None, tuple[model.Finding, ...]]:
-    """What an earlier run left, or why nobody can tell."""
+def _ledger(
+    session: connect.Session, source: model.Catalog, target: model.Catalog
+) -> tuple[model.Unfinished | None, str, tuple[model.Finding, ...]]:
+    """What an earlier run left, the latest that finished from this source, or why nobody can tell."""
     try:
         with connect.translated(target.endpoint):
-            return ledger.unfinished(session), ()
+            runs = (run for run in ledger.runs(session) if run.state == "finished")
+            finished = next((run.id for run in runs if run.source == source.endpoint.label), "")
+            return ledger.unfinished(session), finished, ()
     except errors.Denied:
-        return None, (preflight.ledger_denied(target, ledger.SCHEMA),)
+        return None, "", (privileges.ledger_denied(target, ledger.SCHEMA),)
 
 
 def one(rules: matrix.Matrix, endpoint: model.Endpoint) -> model.Catalog:
     """What one server has."""
     with connect.session(endpoint, name="mishika-migrate/look") as session:
         return catalog.read(session, endpoint, migrations=rules.migrations)
+
+
+def _times(
+    sessions: Sessions,
+    rules: matrix.Matrix,
+    ours: model.Catalog,
+    theirs: model.Catalog,
+    chosen: model.Selection,
+    span: history.Span | None,
+) -> dict[str, Any]:
+    """What is known of the times of those tables of which an interval is asked for."""
+    spread: dict[str, tuple[datetime, ...]] = {}
+    vacant: set[str] = set()
+    for table in (table for table in ours.tables if chosen.has(table.name)):
+        within = history.interval(rules.entry(table.name), table, span)
+        if within is None:
+            continue
+        with connect.translated(ours.endpoint):
+            spread[table.name] = survey.times(sessions["source"][0], ours.endpoint.schema, table.name, within.column)
+        place = theirs.table(table.name)
+        if place is None or place.column(within.column) is None or not place.occupied:
+            continue
+        with connect.translated(theirs.endpoint):
+            if not survey.holds(sessions["target"][0], theirs.endpoint.schema, table.name, within):
+                vacant.add(table.name)
+    return {"spread": spread, "vacant": frozenset(vacant)}
 
 
 # A table that VACUUM FULL or a migration holds is an error with a name (55P03), not a silent wait.

@@ -24,13 +24,16 @@ def last_value(source: connect.Session, step: model.SetSequence) -> tuple[int, b
 def set_sequence(target: connect.Session, step: model.SetSequence, value: int, called: bool) -> None:
     """Gives the target's sequence the source's `last_value`; one that is ahead already stays.
 
+    Ahead is further down for one that counts down.
     `max(column)` would hand out the number of a deleted row again. setval is not undone by a
     rollback, which can only leave the sequence ahead: harmless.
     """
     target.execute(
         sql.SQL(
-            "SELECT setval({regclass}, {value}, {called}) FROM {sequence} t"
-            " WHERE (t.last_value, t.is_called) < ({value}, {called})"
+            "SELECT setval({regclass}, {value}, {called})"
+            " FROM {sequence} t, pg_sequence s, sign(s.seqincrement::numeric) AS way"
+            " WHERE s.seqrelid = {regclass}::regclass"
+            " AND (t.last_value * way, t.is_called) < ({value} * way, {called})"
         ).format(
             regclass=sql.Literal(_name(step.target).as_string()),
             value=sql.Literal(value),
@@ -60,7 +63,8 @@ def references(target: connect.Session) -> list[tuple[model.TableName, model.Tab
 def create_view(target: connect.Session, step: model.CreateView) -> None:
     """Creates the view in the caller's transaction and gives it to `owner` where the role may.
 
-    A view that belongs to another role than its tables cannot be read through by the proxy.
+    A view that belongs to another role cannot be read by the proxy: where it cannot be given away,
+    the owner is granted all privileges on it.
     """
     target.execute(
         sql.SQL("SELECT set_config('search_path', {}, true)").format(
@@ -70,16 +74,25 @@ def create_view(target: connect.Session, step: model.CreateView) -> None:
     target.execute(
         sql.SQL("CREATE OR REPLACE VIEW {} AS {}").format(_name(step.target), sql.SQL(_trusted(step.definition)))
     )
+    # PostgreSQL 16 told membership from the right to SET ROLE. The new owner must be allowed to create, too.
+    way = "SET" if target.info.server_version >= 16_00_00 else "MEMBER"
     row = target.execute(
-        "SELECT %(owner)s <> current_user AND pg_has_role(%(owner)s, 'MEMBER')", {"owner": step.owner}
+        "SELECT pg_has_role(r.oid, %(way)s) AND"
+        " (has_schema_privilege(r.oid, %(schema)s, 'CREATE') OR me.rolsuper)"
+        " FROM pg_roles r, pg_roles me WHERE me.rolname = current_user AND r.rolname = %(owner)s AND r.oid <> me.oid",
+        {"owner": step.owner, "way": way, "schema": step.target.schema},
     ).fetchone()
-    if row and row[0]:
-        target.execute(sql.SQL("ALTER VIEW {} OWNER TO {}").format(_name(step.target), sql.Identifier(step.owner)))
+    if row is None:
+        return  # it is the creator's
+    give = sql.SQL("ALTER VIEW {} OWNER TO {}" if row[0] else "GRANT ALL ON {} TO {}")
+    target.execute(give.format(_name(step.target), sql.Identifier(step.owner)))
 
 
 def analyze(target: connect.Session, step: model.Analyze) -> None:
     """Without the privilege the server warns and skips; that is no failure."""
-    target.execute(sql.SQL("ANALYZE {}").format(_name(step.target)))
+    columns = sql.SQL(", ").join(map(sql.Identifier, step.columns))
+    named = sql.SQL("ANALYZE {} ({})").format(_name(step.target), columns)
+    target.execute(named if step.columns else sql.SQL("ANALYZE {}").format(_name(step.target)))
 
 
 def apply(target: connect.Session, script: str, *, schema: str) -> None:

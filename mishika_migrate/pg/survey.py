@@ -1,6 +1,6 @@
 """What only a look at both servers at once, or at the rows themselves, can tell.
 
-Imports pg.connect and the words. The questions come as values from `selection.questions`.
+Imports pg.connect, pg.snapshot and the words. The questions come as values from `selection.questions`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from psycopg import rows, sql
 
 from mishika_migrate import model
-from mishika_migrate.pg import connect
+from mishika_migrate.pg import connect, snapshot
 
 _MARK = 0x6D69_6772  # "migr"
 
@@ -166,3 +167,30 @@ def _person(name: bytes) -> str:
     """On one line, at most 80 characters, and without what looks like a whole key or token."""
     text = _SECRET.sub(lambda found: f"{found[1] or found[2]}…", name.decode(errors="replace"))
     return "".join(sign if sign.isprintable() else "·" for sign in text)[:80]
+
+
+def times(session: connect.Session, schema: str, table: str, column: str) -> tuple[datetime, ...]:
+    """The bounds of equally full buckets of a time column, as its statistics know them; empty without any."""
+    found = session.execute(
+        "SELECT unnest(histogram_bounds::text::text[]) FROM pg_stats"
+        " WHERE schemaname = %s AND tablename = %s AND attname = %s ORDER BY inherited DESC",
+        [schema, table, column],
+    )
+    return tuple(sorted({moment for row in found if (moment := _moment(str(row[0]))) is not None}))
+
+
+def _moment(text: str) -> datetime | None:
+    # Infinity and years before Christ are no time of a request.
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+    except ValueError:
+        return None
+
+
+def holds(session: connect.Session, schema: str, table: str, within: model.Interval) -> bool:
+    """Whether the table has a row in that interval."""
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(
+        sql.Identifier(schema, table), snapshot.inside(within)
+    )
+    row = session.execute(query).fetchone()
+    return bool(row and row[0])

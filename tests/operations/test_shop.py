@@ -65,7 +65,7 @@ def test_plan_of_another_matrix_speaks_of_its_tables_only(source: str, target: s
     assert [left["table"] for left in plan["left"]] == ["events"]
     findings = {finding["code"]: finding for finding in plan["findings"]}
     assert findings["dangling-reference"]["subject"] == "products.related"
-    assert findings["dangling-reference"]["message"].startswith("1 values")
+    assert findings["dangling-reference"]["message"].startswith("1 value of ")
     assert findings["left-behind"]["subject"] == "events"
     assert "MishikaLLM" not in done.out
 

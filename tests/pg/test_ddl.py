@@ -55,6 +55,20 @@ def test_sequence_goes_on_where_the_sources_is_and_never_back(
     assert ask(url, """SELECT nextval('"Target ""s"')""") == expected
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [((-7, True), (-1, False), -8), ((-7, False), (-1, False), -7), ((-7, True), (-9, True), -10)],
+)
+def test_sequence_that_counts_down_never_goes_up(
+    source: tuple[int, bool], target: tuple[int, bool], expected: int, session: connect.Session, url: str
+) -> None:
+    ask(url, """CREATE SEQUENCE "Target ""s\" INCREMENT -1""")
+    session.execute("SELECT setval(%s, %s, %s)", ['public."Target ""s"', *target])
+    for _ in range(2):
+        ddl.set_sequence(session, SEQUENCE, *source)
+    assert ask(url, """SELECT nextval('"Target ""s"')""") == expected
+
+
 def test_view_is_created_in_its_schema_and_given_to_the_tables_owner(
     session: connect.Session, url: str, pair: Pair
 ) -> None:
@@ -92,7 +106,7 @@ def test_view_stays_with_its_creator_where_the_owner_is_out_of_reach(url: str, p
 
 def test_analyze_gives_statistics(session: connect.Session, url: str) -> None:
     ask(url, 'CREATE TABLE "T t" (n int); INSERT INTO "T t" SELECT generate_series(1, 100)')
-    ddl.analyze(session, model.Analyze(target=name("T t")))
+    ddl.analyze(session, model.Analyze(target=name("T t"), columns=("n",)))
     assert ask(url, "SELECT reltuples::int FROM pg_class WHERE relname = 'T t'") == 100
 
 

@@ -12,7 +12,7 @@ import pytest
 from mishika_migrate import errors, model
 from mishika_migrate.pg import connect, ddl, dump
 from mishika_migrate.sandbox import servers
-from tests.fix_faults import LOGS, STEP, Start, ask, backends, blocked, locked, wait_until
+from tests.fix_faults import LOGS, STEP, Start, ask, backends, blocked, granted, locked, wait_until, waiting_for
 from tests.fix_network import Proxy
 from tests.fix_program import Run
 from tests.fix_servers import Clone, Pair, assert_equal, endpoint, tables_of
@@ -96,11 +96,15 @@ def test_run_killed_after_the_schema_was_created_is_resumed(
     (tmp_path / "bin" / "pg_dump").write_text(PATIENT.format(real=real, folder=tmp_path))
     program = start(*arguments(source_url, nothing), env=environment)
     wait_until((tmp_path / "dumped").exists)
-    with locked(source_url, table, "ACCESS EXCLUSIVE"):
+    with waiting_for(nothing, "mishika_migrate.step") as gate:
         (tmp_path / "go").touch()
-        wait_until(lambda: blocked(source_url) and backends(source_url, STEP) == 1)
-        program.kill()
-        wait_until(lambda: backends(nothing) == 0)
+        # The step that creates the tables has the ledger's lock; the next step must wait behind this one.
+        wait_until(lambda: granted(gate))
+        with locked(nothing, table):
+            gate.close()
+            wait_until(lambda: blocked(nothing) and backends(nothing, STEP) == 1)
+            program.kill()
+            wait_until(lambda: backends(nothing) == 0)
     assert len(tables_of(nothing)) > 20
     assert run(*arguments(source_url, nothing)).status == 5
     done = run("copy", "--resume", "--json", "--source", source_url, "--target", nothing)

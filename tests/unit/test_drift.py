@@ -6,13 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mishika_migrate import drift, matrix, model
+from mishika_migrate import drift, matrix, model, views
 from tests.values import catalog, column, rules, table
 
+Fields = dict[str, object]
 
-def compare(ours: model.Column, theirs: model.Column) -> list[model.Finding]:
-    source = catalog("source", [table("t", columns=(ours,))])
-    target = catalog("target", [table("t", columns=(theirs,))])
+
+def compare(
+    ours: model.Column, theirs: model.Column, our: Fields | None = None, their: Fields | None = None
+) -> list[model.Finding]:
+    source = catalog("source", [table("t", columns=(column(), ours))], **(our or {}))
+    target = catalog("target", [table("t", columns=(column(), theirs))], **(their or {}))
     return list(drift.columns(source.tables[0], target.tables[0], source, target))
 
 
@@ -20,16 +24,22 @@ def compare(ours: model.Column, theirs: model.Column) -> list[model.Finding]:
     ("ours", "theirs", "severity"),
     [
         ("text", "text", None),
-        ("integer", "bigint", "warn"),
+        ("integer", "bigint", "note"),
+        ("integer", "numeric(5,2)", "warn"),
+        ("integer", "numeric", "note"),
         ("bigint", "integer", "refuse"),
         ("text", "jsonb", "refuse"),
-        ("json", "jsonb", "warn"),
+        ("json", "jsonb", "refuse"),
+        ("character(9)", "text", "refuse"),
+        ("character(9)", "character(5)", "refuse"),
+        ("character varying(9)[]", "character varying(5)[]", "refuse"),
+        ("text", "character varying", "note"),
         ("character varying(9)", "character varying(12)", "note"),
         ("character varying(9)", "character varying", "note"),
-        ("character varying(9)", "character varying(5)", "warn"),
-        ("character varying", "character varying(5)", "warn"),
-        ("character varying(9)", "text", "warn"),
-        ("text", "character varying(9)", "warn"),
+        ("character varying(9)", "character varying(5)", "refuse"),
+        ("character varying", "character varying(5)", "refuse"),
+        ("character varying(9)", "text", "note"),
+        ("text", "character varying(9)", "refuse"),
         ("timestamp(3) without time zone", "timestamp without time zone", "note"),
         ("timestamp(3) without time zone", "timestamp(6) without time zone", "note"),
         ("timestamp without time zone", "timestamp(3) without time zone", "refuse"),
@@ -72,16 +82,49 @@ def test_enum_is_named_with_its_schema(kind: str, named: str) -> None:
     assert finding.fix == f"ALTER TYPE {named} ADD VALUE IF NOT EXISTS 'b';"
 
 
+def own(name: str, *parts: tuple[str, str], checks: tuple[str, ...] = ()) -> model.OwnType:
+    return model.OwnType(name=name, parts=parts, checks=checks)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "found"),
+    [
+        (own("t", ("a", "text")), own("t", ("a", "text")), []),
+        (own("t", ("a", "text"), ("b", "text")), own("t", ("b", "text"), ("a", "text")), ["type-differs"]),
+        (own("t", ("a", "text")), own("t", ("a", "integer")), ["type-differs"]),
+        (own("t", ("a", "text")), own("t", ("a", "text"), ("b", "text")), ["type-differs"]),
+        (own("t", ("", "integer")), own("t", ("", "bigint")), ["type-differs"]),
+        (own("t", ("", "integer")), None, ["type-differs"]),
+        (own("t", ("", "integer")), own("t", ("", "integer"), checks=("CHECK (VALUE > 0)",)), ["domain-check"]),
+        (own("t", ("", "integer"), checks=("CHECK (VALUE > 0)",)), own("t", ("", "integer")), []),
+    ],
+)
+@pytest.mark.parametrize("kind", ["t", "t[]", "outer"])
+def test_types_of_one_name_are_compared_by_what_they_are(
+    kind: str, ours: model.OwnType, theirs: model.OwnType | None, found: list[str]
+) -> None:
+    outer = own("outer", ("x", "t[]"), ("y", "outer[]"))
+    made = column("c", kind, binary=False)
+    our, their = ({"types": tuple(each for each in (side, outer) if each)} for side in (ours, theirs))
+    findings = compare(made, made, dict(our), dict(their))
+    assert [each.code for each in findings] == found
+    assert all(each.fix for each in findings)
+
+
 def test_nullability_matters_in_one_direction() -> None:
     assert [each.code for each in compare(column("c", nullable=True), column("c"))] == ["column-not-null"]
     assert compare(column("c"), column("c", nullable=True)) == []
 
 
 def test_generated_columns_are_compared_only_where_values_would_be_lost() -> None:
-    made = column("c", "integer", generated=True)
+    made = column("c", "integer", generated=True, default="1")
     assert [each.code for each in compare(column("c"), made)] == ["column-generated"]
     assert compare(made, column("c", "integer")) == []
-    assert compare(made, column("c", "bigint", generated=True)) == []
+    assert compare(made, column("c", "bigint", generated=True, default="1")) == []
+    other = column("c", "integer", generated=True, default="2")
+    assert [(each.code, each.severity) for each in compare(made, other)] == [("generated-differs", "warn")]
+    stored, virtual = (compare(column("c"), column("c", generated=True, virtual=v))[0].fix for v in (False, True))
+    assert ("DROP EXPRESSION" in stored, "DROP EXPRESSION" in virtual) == (True, False)
 
 
 # -- views ----------------------------------------------------------------------------------------
@@ -102,14 +145,14 @@ VIEWS = st.lists(
 
 
 @given(VIEWS)
-def test_views_come_after_what_they_read_and_none_is_forgotten(views: list[model.View]) -> None:
-    source = catalog("source", [table("t"), table("gone")], views=tuple(views))
-    order, needs = drift.missing_views(source, catalog("target", [table("t")]))
+def test_views_come_after_what_they_read_and_none_is_forgotten(given: list[model.View]) -> None:
+    source = catalog("source", [table("t"), table("gone")], views=tuple(given))
+    order, needs = views.missing(source, catalog("target", [table("t")]))
     there = {"t"}
     for each in order:
         assert set(each.reads) <= there
         there.add(each.name)
-    assert {each.name for each in order} | needs.keys() == {each.name for each in views}
+    assert {each.name for each in order} | needs.keys() == {each.name for each in given}
     assert all(needs.values())
 
 
@@ -118,5 +161,5 @@ def test_view_that_nobody_has_is_a_warning_when_its_tables_are_there() -> None:
     given_rules = rules(views=(expected,))
     with_table, without = catalog("source", [table("t")]), catalog("source", [])
     target = catalog("target", [table("t")])
-    assert [each.code for each in drift.views(given_rules, with_table, target)] == ["view-nowhere"]
-    assert list(drift.views(given_rules, without, target)) == []
+    assert [each.code for each in views.inspect(given_rules, with_table, target)] == ["view-nowhere"]
+    assert list(views.inspect(given_rules, without, target)) == []

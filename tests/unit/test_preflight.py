@@ -8,7 +8,7 @@ import pytest
 
 from mishika_migrate import model
 from mishika_migrate.findings import literal, major, quoted
-from tests.values import build, catalog, entry, key, rules, table
+from tests.values import ALL, build, catalog, entry, key, rules, table
 
 RULES = rules(entry("a"), entry("b", "if-used"))
 TABLES = [table("a"), table("b")]
@@ -84,7 +84,7 @@ def test_pg_dump_has_to_read_tables_that_are_not_copied_too() -> None:
     closed = [table("a"), table("b", occupied=False, privileges=frozenset())]
     made = plan({"tables": tuple(closed)}, {"tables": ()}, create_schema=True)
     assert [finding.subject for finding in made.refused] == ["b"]
-    assert made.refused[0].fix == 'GRANT SELECT ON "public"."b" TO "me";'
+    assert made.refused[0].fix == 'GRANT SELECT ON "public"."b" TO "me"; -- on the source'
 
 
 def test_emptying_a_table_names_all_that_reference_it() -> None:
@@ -96,16 +96,98 @@ def test_emptying_a_table_names_all_that_reference_it() -> None:
     assert finding.fix.startswith('TRUNCATE "public"."a", "public"."b", "public"."c"; ')
 
 
+def full(*names: str) -> dict[str, object]:
+    """The target's a, b and c; c references a; these have rows."""
+    theirs = (table("a"), table("b"), table("c", key("a")))
+    return {"tables": tuple(dataclasses.replace(each, occupied=each.name in names) for each in theirs)}
+
+
+def test_nothing_that_an_unfinished_run_wrote_is_to_be_emptied() -> None:
+    run = model.Unfinished(run="r1", plan="", tables=frozenset({"b", "c"}))
+    survey = model.Survey(unfinished=run)
+    assert codes(plan(None, full("b"), survey=survey)) == {"unfinished-run": "warn"}
+    parent = plan(None, full("a", "b"), survey=survey)  # TRUNCATE of a would take c along
+    assert codes(parent) == {"target-has-rows": "refuse", "unfinished-run": "warn"}
+    assert not [each for each in parent.findings if "TRUNCATE" in each.fix]
+    assert "copy --resume" in parent.refused[0].fix
+    assert "TRUNCATE" not in repr(plan(None, {"tables": full("b")["tables"]}, create_schema=True, survey=survey))
+
+
+def test_unfinished_run_is_no_reason_to_leave_out_create_schema() -> None:
+    run = model.Unfinished(run="r1", plan="", tables=frozenset({"b"}))
+    made = plan(None, full("b"), create_schema=True, survey=model.Survey(unfinished=run, pg_dump=18))
+    assert codes(made) == {"unfinished-run": "warn"}
+
+
+def test_finished_run_is_named_and_what_is_still_empty_can_follow() -> None:
+    (finding,) = plan(None, full("a"), survey=model.Survey(finished="r1")).refused
+    assert "run r1 from this source has finished there" in finding.message
+    assert finding.fix.endswith("or leave all as they are: --only b")
+
+
+def test_the_other_way_round_is_told_and_nothing_is_to_be_emptied() -> None:
+    empty = {"tables": tuple(dataclasses.replace(each, occupied=False) for each in TABLES)}
+    swapped = plan(empty, full("a"))
+    assert codes(swapped) == {"swapped": "refuse"}
+    assert "TRUNCATE" not in repr(swapped)
+    assert codes(plan(empty, full())) == {"source-empty": "warn"}
+
+
+def test_one_database_on_both_sides_is_not_to_be_emptied() -> None:
+    assert codes(plan(None, full("a"), survey=model.Survey(same_database=True))) == {"same-database": "refuse"}
+
+
+def extension(name: str, schema: str = "public") -> tuple[model.Extension, ...]:
+    return (model.Extension(name=name, schema=schema),)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "fix"),
+    [
+        ((), 'CREATE SCHEMA IF NOT EXISTS "ext"; CREATE EXTENSION "hstore" SCHEMA "ext";'),
+        (extension("hstore"), 'ALTER EXTENSION "hstore" SET SCHEMA "ext";'),
+        (extension("hstore", "ext"), ""),
+    ],
+)
+def test_extension_that_the_created_tables_need_must_be_there(theirs: tuple[model.Extension, ...], fix: str) -> None:
+    ours = {"tables": (table("a", extensions=("hstore",)), table("x", extensions=("other",)))}
+    made = plan(
+        {**ours, "extensions": (*extension("hstore", "ext"), *extension("other"))},
+        {"tables": (), "extensions": theirs},
+        create_schema=True,
+    )
+    assert [each.fix for each in made.refused] == ([fix] if fix else [])
+
+
+def test_views_of_views_belong_to_who_owns_the_tables() -> None:
+    lone = (model.View(name="v", definition="", reads=("a",)), model.View(name="w", definition="", reads=("v",)))
+    theirs = [
+        dataclasses.replace(each, occupied=False, owner="app", privileges=frozenset(ALL - {"OWNER"})) for each in TABLES
+    ]
+    made = plan({"views": lone}, {"tables": tuple(theirs)})
+    assert {step.owner for step in made.steps if isinstance(step, model.CreateView)} == {"app"}
+    finding = next(each for each in made.findings if each.code == "view-owner")
+    assert (finding.subject, finding.fix) == ("v, w", 'GRANT "app" TO "me"; -- on the target')
+
+
+def test_statistics_are_granted_where_the_server_knows_how_and_left_to_the_owner_elsewhere() -> None:
+    closed = tuple(dataclasses.replace(t, occupied=False, owner="app", privileges=ALL - {"MAINTAIN"}) for t in TABLES)
+    fixes = [plan(None, {"tables": closed, "version": version}).findings[0].fix for version in (16_00_00, 17_00_00)]
+    assert fixes == [
+        'ANALYZE "public"."a", "public"."b"; -- on the target after the copy, as app',
+        'GRANT MAINTAIN ON "public"."a", "public"."b" TO "me"; -- on the target',
+    ]
+
+
 def test_delete_is_missed_only_by_a_resume() -> None:
-    theirs = tuple(dataclasses.replace(t, occupied=False, privileges=frozenset({"SELECT", "INSERT"})) for t in TABLES)
+    mine = frozenset({"SELECT", "INSERT", "MAINTAIN"})
+    theirs = tuple(dataclasses.replace(t, occupied=False, privileges=mine) for t in TABLES)
     assert codes(plan(None, {"tables": theirs})) == {"privilege-to-resume": "note"}
 
 
 def test_every_finding_names_its_server() -> None:
-    bad = tuple(
-        table("a", hidden=True, privileges=frozenset(), triggers=(model.Trigger(name="t", before_insert=True),))
-        for _ in range(1)
-    )
+    trigger = model.Trigger(name="t", on=model.TableName(schema="public", name="a"))
+    bad = (table("a", hidden=True, privileges=frozenset(), triggers=(trigger,)),)
     answers = model.Survey(
         same_database=True,
         pooled=("source",),

@@ -43,8 +43,8 @@ def test_needs_decide() -> None:
         "App_friend": "in use: why App_friend",
     }
     assert stays(*tables) == {
-        "App_logs": "not asked for (--include-logs)",
-        "App_more_logs": "not asked for (--include-logs)",
+        "App_logs": "not asked for (--include logs)",
+        "App_more_logs": "not asked for (--include logs)",
         "App_lease": "never copied: why App_lease",
         "stranger": "not in the matrix",
     }
@@ -149,6 +149,56 @@ def test_selection_is_closed_under_foreign_keys_or_says_what_breaks_it(
         if f"t{child}" in chosen:
             assert f"t{parent}" in chosen | refused
     assert {each.table for each in found.left} == {each.name for each in tables} - chosen
+
+
+# -- only what is named ----------------------------------------------------------------------------
+
+
+def only(*names: str, there: dict[str, bool | None] | None = None, **asked: object) -> model.Selection:
+    """Of `App_must`, which references `near`, which references `far`; `there` says what the target has rows of."""
+    tables = [table("App_must", key("near")), table("near", key("far"), key("near")), table("far"), table("App_logs")]
+    target = catalog("target", tables)
+    target = dataclasses.replace(
+        target, tables=tuple(dataclasses.replace(t, occupied=(there or {}).get(t.name, False)) for t in target.tables)
+    )
+    wanted = selection.Wanted(only=names, **asked)  # type: ignore[arg-type]
+    return selection.select(RULES, catalog("source", tables), wanted, target=target)
+
+
+def chosen(found: model.Selection) -> list[str]:
+    return [each.table for each in found.chosen]
+
+
+def test_only_what_is_named_goes_with_what_it_references_and_the_target_lacks() -> None:
+    assert chosen(only("logs")) == ["App_logs"]
+    assert set(chosen(only("must"))) == {"App_must", "near", "far"}
+    assert set(chosen(only("must", there={"far": True}))) == {"App_must", "near"}
+    kept = only("must", there={"near": True})
+    assert chosen(kept) == ["App_must"]
+    assert [(each.code, each.severity) for each in kept.findings] == [("reference-kept", "note")]
+    assert chosen(only("must", there={"near": None})) == ["App_must"]  # nobody can tell: it is left alone
+
+
+def test_what_is_not_named_is_left_without_a_loss() -> None:
+    left = {each.table: each for each in only("logs").left}
+    assert set(left) == {"App_must", "near", "far"}
+    assert {each.reason for each in left.values()} == {selection.OTHERS}
+    assert all(each.loses.startswith("nothing") for each in left.values())
+
+
+def test_named_table_that_is_referenced_and_excluded_is_refused_unless_the_target_has_it() -> None:
+    assert [each.code for each in only("must", exclude=("near",)).findings] == ["excluded-but-referenced"]
+    assert not [
+        each for each in only("must", exclude=("near",), there={"near": True}).findings if each.severity != "note"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [("usage", "--include-usage"), ("spendlogs", "--include-spendlogs"), ("events", "--include events")],
+)
+def test_group_is_asked_for_in_a_way_that_exists(name: str, flag: str) -> None:
+    assert selection.flag(matrix.Group(name=name, flag="--include-whatever", why="")) == flag
 
 
 # -- questions ------------------------------------------------------------------------------------
