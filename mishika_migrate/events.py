@@ -53,7 +53,7 @@ class StepRetried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFinished:
-    """Committed on the target together with its ledger row."""
+    """Committed on the target together with its ledger row; a table may take many steps."""
 
     step: str
     stage: str
@@ -65,12 +65,36 @@ class StepFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepKept:
-    """Done by an earlier attempt of this run and still equal to the source: not repeated."""
+class TableFinished:
+    """The last step of the table has landed. `seconds` run from the start of the first one of this attempt."""
 
-    step: str
+    table: str
+    stage: str
+    rows: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableKept:
+    """`steps` of the table were done by an earlier attempt of this run and are not repeated.
+
+    `whole` when those are all of them.
+    """
+
     table: str
     rows: int
+    steps: int
+    whole: bool
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Building:
+    """An index is being built on the target; `share` is 0 to 1 of its present phase, as the server counts."""
+
+    step: str
+    share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +137,9 @@ Event = (
     | Progress
     | StepRetried
     | StepFinished
-    | StepKept
+    | TableFinished
+    | TableKept
+    | Building
     | Noticed
     | SnapshotReleased
     | RunFinished

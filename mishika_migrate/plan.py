@@ -1,6 +1,6 @@
 """Decides what is done and in which order: `build` makes the plan that is printed or executed. Pure.
 
-Imports preflight, drift, findings, selection, matrix and the words.
+Imports preflight, views, findings, selection, matrix and the words.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mishika_migrate import drift, errors, matrix, model, preflight
+from mishika_migrate import errors, history, loading, matrix, model, preflight, views
 from mishika_migrate import selection as selections
 from mishika_migrate.findings import qualified, quoted, refuse
 
@@ -23,6 +23,7 @@ def build(
     survey: model.Survey,
     wanted: selections.Wanted,
     *,
+    manner: loading.Manner | None = None,
     implied: Sequence[model.Finding] = (),
 ) -> model.Plan:
     """The plan, with all findings of preflight in it; refusing ones do not stop it from being built."""
@@ -31,10 +32,14 @@ def build(
     if create is not None:
         target = _as_created(source, target, without=create.without)
     core, bulk, cycles = _order(selection, source, target)
+    manner = manner or loading.Manner()
+    deferred, kept = loading.deferrals([table for level in bulk for table in level], source, target, manner)
     stages = [
         model.Stage(name="schema", title="schema", atomic=True, steps=(create,) if create else ()),
-        _copy_stage("core", "keys and configuration", core, source, target),
-        *(_copy_stage("bulk", "history", level, source, target) for level in bulk),
+        _core_stage(core, source, target),
+        model.Stage(name="prepare", title="taking indexes away", atomic=False, steps=deferred),
+        *(_bulk_stage(rules, level, source, target, survey, manner) for level in bulk),
+        *loading.rebuilding(deferred),
         _view_stage(source, target),
         _statistics_stage(target, selection),
     ]
@@ -50,12 +55,13 @@ def build(
         ),
         *selection.findings,
         *cycles,
+        *kept,
         *implied,
     ]
     return model.Plan(
         source=source.endpoint.label,
         target=target.endpoint.label,
-        chosen=_in_order(selection, core, [table for level in bulk for table in level]),
+        chosen=_in_order(selection, core, [table for level in bulk for table in level], stages),
         left=selection.left,
         stages=tuple(stage for stage in stages if stage.steps),
         findings=tuple(sorted(findings, key=lambda finding: _SEVERITY[finding.severity])),
@@ -65,9 +71,17 @@ def build(
 _SEVERITY: Mapping[model.Severity, int] = {"refuse": 0, "warn": 1, "note": 2}
 
 
-def _in_order(selection: model.Selection, core: Sequence[str], bulk: Sequence[str]) -> tuple[model.Chosen, ...]:
-    """In the order of the copy, each with the stage that it really is in."""
+def _in_order(
+    selection: model.Selection, core: Sequence[str], bulk: Sequence[str], stages: Iterable[model.Stage]
+) -> tuple[model.Chosen, ...]:
+    """In the order of the copy, each with the stage that it really is in, and the rows of its interval."""
     chosen = {each.table: each for each in selection.chosen}
+    for step in (step for stage in stages for step in stage.steps if isinstance(step, model.CopyTable)):
+        if step.within is not None and (each := chosen[step.target.name]).within is None:
+            chosen[each.table] = dataclasses.replace(each, within=step.within, rows=0, bytes=0)
+        if step.within is not None:
+            each = chosen[step.target.name]
+            chosen[each.table] = dataclasses.replace(each, rows=each.rows + step.rows, bytes=each.bytes + step.bytes)
     return (
         *(dataclasses.replace(chosen[table], stage="core") for table in core),
         *(dataclasses.replace(chosen[table], stage="bulk") for table in bulk),
@@ -76,7 +90,7 @@ def _in_order(selection: model.Selection, core: Sequence[str], bulk: Sequence[st
 
 def _as_created(source: model.Catalog, target: model.Catalog, *, without: Iterable[str]) -> model.Catalog:
     """What the target will be once the source's schema has been created on it."""
-    mine = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "OWNER"})
+    mine = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "OWNER", "MAINTAIN"})
     return dataclasses.replace(
         target,
         tables=tuple(
@@ -86,6 +100,7 @@ def _as_created(source: model.Catalog, target: model.Catalog, *, without: Iterab
         ),
         sequences=tuple(dataclasses.replace(each, writable=True, readable=True) for each in source.sequences),
         migrations=source.migrations,
+        types=source.types,
     )
 
 
@@ -220,28 +235,55 @@ def _schema_step(rules: matrix.Matrix, source: model.Catalog, selection: model.S
         without=(
             *(table.name for table in source.tables if table.name not in kept),
             *(view.name for view in source.views),
+            *(other.name for other in source.others),
         ),
     )
 
 
-def _copy_stage(
-    name: model.StageName,
-    title: str,
+def _core_stage(tables: Sequence[str], source: model.Catalog, target: model.Catalog) -> model.Stage:
+    steps: list[model.Step] = []
+    for origin, place in _both(tables, source, target):
+        steps.extend(_copy_steps(origin, place, source, target))
+        steps.extend(_sequences(origin.name, source, target))
+    return model.Stage(name="core", title="keys and configuration", atomic=True, steps=tuple(steps))
+
+
+def _bulk_stage(
+    rules: matrix.Matrix,
     tables: Sequence[str],
     source: model.Catalog,
     target: model.Catalog,
+    survey: model.Survey,
+    manner: loading.Manner,
 ) -> model.Stage:
-    steps: list[model.Step] = []
+    """Independent steps in the order of `tables`, the largest first; a sequence does not wait for its table."""
+    pairs = list(_both(tables, source, target))
+    copies: list[model.Step] = []
+    for origin, place in pairs:
+        spread = survey.spread.get(origin.name, ())
+        within = history.interval(rules.entry(origin.name), origin, manner.span)
+        for step in _copy_steps(origin, place, source, target):
+            part = history.narrowed(step, within, spread)
+            copies += loading.cut(part, origin, place, version=source.version, batch=manner.batch, spread=spread)
+    sequences = (step for origin, _ in pairs for step in _sequences(origin.name, source, target))
+    return model.Stage(name="bulk", title="history", atomic=False, steps=(*copies, *sequences))
+
+
+def _both(
+    tables: Sequence[str], source: model.Catalog, target: model.Catalog
+) -> Iterable[tuple[model.Table, model.Table]]:
     for table in tables:
         origin, place = source.table(table), target.table(table)
         if origin is not None and place is not None:
-            step = _copy_step(origin, place, source, target)
-            steps.extend([step] if step.columns else [])  # without columns there is nothing to name in a COPY
-            steps.extend(_sequences(table, source, target))
-    if name != "core":
-        # Independent steps: a sequence does not wait for its table.
-        steps.sort(key=lambda step: -step.bytes if isinstance(step, model.CopyTable) else 1)
-    return model.Stage(name=name, title=title, atomic=name == "core", steps=tuple(steps))
+            yield origin, place
+
+
+def _copy_steps(
+    origin: model.Table, place: model.Table, source: model.Catalog, target: model.Catalog
+) -> Iterable[model.CopyTable]:
+    step = _copy_step(origin, place, source, target)
+    if step.columns:  # without columns there is nothing to name in a COPY
+        yield step
 
 
 def _copy_step(
@@ -276,37 +318,85 @@ def _sequences(table: str, source: model.Catalog, target: model.Catalog) -> Iter
 
 def _view_stage(source: model.Catalog, target: model.Catalog) -> model.Stage:
     """Views that the target lacks, in one transaction, those that others read first."""
-    creatable, _ = drift.missing_views(source, target)
+    creatable, _ = views.missing(source, target)
     steps = tuple(
         model.CreateView(
             target=model.TableName(schema=target.endpoint.schema, name=view.name),
             definition=view.definition,
-            owner=_owner(view, target),
+            owner=views.owner(view, target),
         )
         for view in creatable
     )
     return model.Stage(name="finish", title="views", atomic=True, steps=steps)
 
 
+# Reading their samples is most of the work (JSON of 6 kB a row lies in TOAST), and no query of the
+# proxy compares them. The server's own autovacuum still looks at them later.
+_DOCUMENTS = frozenset({"json", "jsonb", "xml"})
+
+
 def _statistics_stage(target: model.Catalog, selection: model.Selection) -> model.Stage:
     steps = tuple(
-        model.Analyze(target=model.TableName(schema=target.endpoint.schema, name=chosen.table))
+        model.Analyze(
+            target=model.TableName(schema=target.endpoint.schema, name=table.name),
+            columns=tuple(column.name for column in table.columns if column.type not in _DOCUMENTS),
+        )
         for chosen in selection.chosen
-        if target.table(chosen.table)
+        if (table := target.table(chosen.table)) is not None
     )
     return model.Stage(name="finish", title="statistics", atomic=False, steps=steps)
 
 
-def _owner(view: model.View, target: model.Catalog) -> str:
-    owners = {table.owner for name in view.reads if (table := target.table(name))}
-    return owners.pop() if len(owners) == 1 else target.user
+def outdated(todo: model.Plan, source: model.Catalog, target: model.Catalog) -> tuple[model.Finding, ...]:
+    """What no longer fits a plan that is to be continued: tables that are gone, and columns that are other ones."""
+    findings = []
+    for step in {step.target: step for step in todo.steps if isinstance(step, model.CopyTable)}.values():
+        origin, place = source.table((step.root or step.source).name), target.table(step.target.name)
+        if origin is None or place is None:
+            gone = source if origin is None else target
+            findings.append(_changed(step, f"{gone.endpoint.role} {gone.endpoint.label} has no such table any more"))
+            continue
+        now = _copy_step(origin, place, source, target)
+        misfits = {*now.columns} ^ {*step.columns} | _without_partner(origin, place)
+        if misfits or (step.binary and not now.binary):
+            other = ", ".join(sorted(misfits)) or "types"
+            findings.append(_changed(step, f"its columns on the two servers are other ones now ({other})"))
+    return tuple(findings)
+
+
+def _without_partner(origin: model.Table, place: model.Table) -> set[str]:
+    """Columns whose values would be lost, and those that the target wants a value for."""
+    wanting = (column for column in place.columns if not column.nullable and column.default is None)
+    return {column.name for column in origin.columns if place.column(column.name) is None} | {
+        column.name
+        for column in wanting
+        if origin.column(column.name) is None and not (column.generated or column.identity)
+    }
+
+
+def _changed(step: model.CopyTable, how: str) -> model.Finding:
+    return refuse(
+        "schema-changed",
+        step.target.name,
+        f"{step.target.name} has changed since the plan was made: {how}",
+        "mishika-migrate reset -- undoes the run, then copy anew; or take the change back and resume",
+    )
 
 
 # -- as text --------------------------------------------------------------------------------------
 
 _STEPS: Mapping[str, type] = {
     kind.__name__: kind
-    for kind in (model.CreateSchema, model.CopyTable, model.SetSequence, model.CreateView, model.Analyze)
+    for kind in (
+        model.CreateSchema,
+        model.CopyTable,
+        model.DropIndexes,
+        model.BuildIndex,
+        model.RestoreIndexes,
+        model.SetSequence,
+        model.CreateView,
+        model.Analyze,
+    )
 }
 
 
@@ -332,7 +422,7 @@ def loads(text: str) -> model.Plan:
         return model.Plan(
             source=plain["source"],
             target=plain["target"],
-            chosen=tuple(model.Chosen(**value) for value in plain["chosen"]),
+            chosen=tuple(model.Chosen(**{**value, "within": _field(value["within"])}) for value in plain["chosen"]),
             left=tuple(model.Left(**value) for value in plain["left"]),
             stages=tuple(
                 model.Stage(**{**value, "steps": tuple(_step(step) for step in value["steps"])})
@@ -355,5 +445,6 @@ def _step(plain: dict[str, Any]) -> model.Step:
 
 def _field(value: Any) -> Any:
     if isinstance(value, dict):
-        return model.TableName(**value)
+        kind = model.PageRange if "low" in value else model.Interval if "since" in value else model.TableName
+        return kind(**value)
     return tuple(value) if isinstance(value, list) else value

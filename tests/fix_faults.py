@@ -16,6 +16,7 @@ import pytest
 from psycopg import sql
 
 from tests.fix_program import Ended, command, environment
+from tests.fix_servers import Clone, Pair
 
 LOGS = "MishikaLLM_SpendLogs"
 
@@ -130,6 +131,22 @@ def locked(url: str, table: str, mode: str = "SHARE") -> Iterator[psycopg.Connec
         yield session
 
 
+@contextmanager
+def waiting_for(url: str, table: str, mode: str = "SHARE") -> Iterator[psycopg.Connection[Any]]:
+    """Is in the queue for the table's lock, behind who has it now; `granted` tells when it has come."""
+    with closing(psycopg.connect(url, autocommit=True)) as session:
+        pid = session.info.backend_pid
+        session.pgconn.send_query(f"BEGIN; LOCK TABLE {table} IN {mode} MODE".encode())
+        waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = %(pid)s AND NOT granted)"
+        wait_until(lambda: ask(url, waiting, {"pid": pid}))
+        yield session
+
+
+def granted(waiting: psycopg.Connection[Any]) -> bool:
+    waiting.pgconn.consume_input()
+    return not waiting.pgconn.is_busy()
+
+
 _OURS = (
     "FROM pg_stat_activity WHERE application_name LIKE %(name)s AND pid <> pg_backend_pid()"
     " AND datname = current_database()"
@@ -169,3 +186,107 @@ def landed(url: str, table: str) -> bool:
             {"table": table},
         )
     )
+
+
+# -- history in ranges ----------------------------------------------------------------------------
+
+LONG = 2400
+IN_RANGES = ("--batch-size", "1MB", "--defer-indexes", "always")
+RANGES = f"id LIKE 'public.{LOGS}[%' AND NOT stale"
+
+_GATE = 0x67_6174_65  # "gate"
+
+
+@pytest.fixture(scope="session")
+def long_logs(pair: Pair) -> str:
+    """A template on the old server: the sample with some thousand long prompts, and a row `gate` amid them."""
+    with psycopg.connect(pair.old.url(), autocommit=True) as session:
+        session.execute("CREATE DATABASE long TEMPLATE filled")
+    with psycopg.connect(pair.old.url("long"), autocommit=True) as session:
+        # Long values stay as long as they are.
+        session.execute(f'ALTER TABLE "{LOGS}" ALTER messages SET STORAGE EXTERNAL')
+        session.execute(
+            f'INSERT INTO "{LOGS}" (request_id, call_type, "startTime", "endTime", messages)'
+            " SELECT CASE WHEN n = %(gate)s THEN 'gate' ELSE 'long ' || n END, 'x', now(), now(),"
+            "  jsonb_build_array(n || repeat('é', 2000))"
+            " FROM generate_series(1, %(last)s) n",
+            {"gate": LONG // 2, "last": LONG},
+        )
+        session.execute("VACUUM ANALYZE")
+    return "long"
+
+
+@pytest.fixture
+def long_url(pair: Pair, clone: Clone, long_logs: str) -> str:
+    """A database of its own on the old server, whose request log is cut into ranges by `IN_RANGES`."""
+    return clone(pair.old, long_logs)
+
+
+class Gate:
+    """What stands in the way of the row `gate` on the target until it is opened."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = psycopg.connect(url, autocommit=True)
+        self._session.execute("SELECT pg_advisory_lock(%s)", [_GATE])
+
+    def open(self) -> None:
+        self._session.close()
+
+    def reached(self) -> bool:
+        """Whether a step stands before it."""
+        return bool(
+            ask(
+                self._url,
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND objid = %(gate)s)",
+                {"gate": _GATE & 0xFFFF_FFFF},
+            )
+        )
+
+
+@pytest.fixture
+def gate(target_url: str) -> Iterator[Callable[[str], Gate]]:
+    """`gate("copy")` stops the COPY of that row, `gate("index")` the build of an index that reads it.
+
+    Either stays on the target, as a constraint or an index of the request log.
+    """
+    made: list[Gate] = []
+
+    def make(where: str) -> Gate:
+        ask(
+            target_url,
+            "CREATE FUNCTION gate(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN"
+            f" IF $1 = 'gate' THEN PERFORM pg_advisory_xact_lock_shared({_GATE}); END IF; RETURN true; END $$",
+        )
+        thing = (
+            "ALTER TABLE {} ADD CHECK (gate(request_id))"
+            if where == "copy"
+            else "CREATE INDEX gate ON {} (gate(request_id))"
+        )
+        ask(target_url, thing.format(f'"{LOGS}"'))
+        made.append(Gate(target_url))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.open()
+
+
+def ranges_landed(url: str) -> int:
+    """How many of the request log's ranges the ledger holds."""
+    return int(ask(url, f"SELECT count(*) FROM mishika_migrate.step WHERE {RANGES}"))
+
+
+_INDEXES = """
+SELECT coalesce(string_agg(concat_ws(' | ', i.indrelid::regclass, pg_get_indexdef(i.indexrelid), k.conname, k.contype,
+    pg_get_constraintdef(k.oid), obj_description(i.indexrelid, 'pg_class'), obj_description(k.oid, 'pg_constraint'),
+    i.indisclustered, i.indisreplident, i.indisprimary, i.indisvalid), E'\n' ORDER BY i.indrelid, c.relname), '')
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid
+WHERE c.relnamespace = 'public'::regnamespace
+"""
+
+
+def indexes_of(url: str) -> str:
+    """Everything that is to be as it was, one index a line; shares no code with the tool."""
+    return str(ask(url, _INDEXES))

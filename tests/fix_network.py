@@ -61,6 +61,9 @@ class Proxy:
 
     def _end(self, pair: tuple[socket.socket, socket.socket]) -> None:
         self.cuts += 1
+        self._close(pair)
+
+    def _close(self, pair: tuple[socket.socket, socket.socket]) -> None:
         for end in pair:
             try:
                 end.shutdown(socket.SHUT_RDWR)
@@ -111,7 +114,8 @@ class Proxy:
                 go.sendall(block)
             go.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # cut
+            # Cut, or one end has gone: the other must hear of it, even one that only writes.
+            self._close((come, go))
 
     def _spent(self, size: int, forth: bool) -> bool:
         left = self._budgets[forth]

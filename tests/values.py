@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mishika_migrate import matrix, model, plan, selection
 
-ALL = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "OWNER"})
+ALL = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "OWNER", "MAINTAIN"})
 
 
 def column(name: str = "id", kind: str = "text", **more: object) -> model.Column:
@@ -79,5 +79,5 @@ def build(
 ) -> model.Plan:
     """The plan for these catalogs, selection included."""
     wanted = selection.Wanted(**asked)  # type: ignore[arg-type]
-    chosen = selection.select(given, source, wanted)
+    chosen = selection.select(given, source, wanted, target=target)
     return plan.build(given, source, target, chosen, survey or model.Survey(pg_dump=18), wanted)

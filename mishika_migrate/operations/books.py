@@ -5,9 +5,11 @@ Imports pg, look, plan, matrix and the words.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mishika_migrate import errors, matrix, model, plan
+from mishika_migrate import errors, matrix, model, plan, selection
 from mishika_migrate.operations import look
 from mishika_migrate.pg import connect, ledger
 
@@ -26,7 +28,7 @@ def tables(rules: matrix.Matrix, source: model.Endpoint | None) -> tuple[model.L
             stage="",
             flag=f"--include {table.name}",
             why="not in the matrix",
-            rows=table.rows,
+            rows=selection.known_rows(table),
             bytes=table.bytes,
         )
         for table in (there.tables if there else ())
@@ -42,9 +44,9 @@ def _listed(entry: matrix.Entry, rules: matrix.Matrix, there: model.Catalog | No
         table=entry.table,
         need=entry.need,
         stage=entry.stage,
-        flag=group.flag if group else "",
+        flag=selection.flag(group) if group else "",
         why=entry.why,
-        rows=table.rows if table else None,
+        rows=selection.known_rows(table) if table else None,
         bytes=table.bytes if table else None,
     )
 
@@ -54,47 +56,74 @@ class Status:
     """What the target's ledger says. `runs` has the latest first.
 
     `unfinished` is the run that `copy --resume` would continue, empty without one, and `waiting`
-    are the tables that it has still to copy. `working` names who holds the target just now.
+    are the tables that it has still to copy. `tables` are those of the latest run that has landed
+    something. `working` names who holds the target just now. `missing` are tables that the ledger
+    lacks, and then nothing else is known.
     """
 
     exists: bool
     runs: tuple[model.Run, ...]
     unfinished: str = ""
     waiting: tuple[str, ...] = ()
+    tables: tuple[model.Tally, ...] = ()
     working: str = ""
+    missing: tuple[str, ...] = ()
 
 
 def status(target: model.Endpoint) -> Status:
     """Reads the ledger; writes nothing."""
     with connect.session(target, name=_NAME) as session:
+        missing = ledger.missing(session)
+        if missing is None or missing:
+            return Status(exists=missing is not None, runs=(), missing=missing or ())
         runs = ledger.runs(session)
         before = ledger.unfinished(session)
+        tables = _tables(before, runs)
         return Status(
-            exists=ledger.exists(session),
+            exists=True,
             runs=runs,
             unfinished=before.run if before else "",
-            waiting=_waiting(before, runs) if before else (),
-            # The lock is tried only when somebody says that he works: it could turn a new run away.
+            waiting=tuple(table.table for table in tables if table.steps < table.planned),
+            tables=tables,
             working=_working(session, target) if any(run.state == "running" for run in runs) else "",
         )
 
 
-def _waiting(before: model.Unfinished, runs: tuple[model.Run, ...]) -> tuple[str, ...]:
+def _tables(before: model.Unfinished | None, runs: tuple[model.Run, ...]) -> tuple[model.Tally, ...]:
+    """Of the unfinished run all that it wants to copy, of any other what it has."""
+    shown = next((run for run in runs if (run.id == before.run if before else run.steps)), None)
+    if shown is None:
+        return ()
+    landed: dict[str, list[model.Landed]] = {}
+    for step in shown.steps:
+        if step.table:
+            landed.setdefault(step.table, []).append(step)
+    planned = _planned(before) if before else {table: len(steps) for table, steps in landed.items()}
+    return tuple(
+        model.Tally(
+            table=table,
+            rows=sum(step.rows_in for step in landed.get(table, ())),
+            bytes=sum(step.bytes for step in landed.get(table, ())),
+            steps=len(landed.get(table, ())),
+            planned=planned.get(table, 0),
+        )
+        for table in dict.fromkeys([*planned, *landed])
+    )
+
+
+def _planned(before: model.Unfinished) -> Mapping[str, int]:
+    """How many steps each table takes."""
     try:
         todo = plan.loads(before.plan)
     except errors.ConfigurationError:
-        return ()  # of another version of the tool, which alone can continue it
-    landed = {step.step for run in runs if run.id == before.run for step in run.steps}
-    copies = (step for step in todo.steps if isinstance(step, model.CopyTable) and step.id not in landed)
-    return tuple(dict.fromkeys(step.target.name for step in copies))
+        return {}  # of another version of the tool, which alone can continue it
+    return Counter(step.target.name for step in todo.steps if isinstance(step, model.CopyTable))
 
 
 def _working(session: connect.Session, target: model.Endpoint) -> str:
-    try:
-        ledger.lock(session, target)
-    except errors.Refused as error:
-        return error.message
-    return ""
+    # The lock itself is not tried: it could turn a new run away.
+    who = ledger.holder(session)
+    return f"another run is working on {target.label} ({who})" if who else ""
 
 
 def refuse_while_working(target: model.Endpoint) -> None:
@@ -103,8 +132,25 @@ def refuse_while_working(target: model.Endpoint) -> None:
         ledger.lock(session, target)
 
 
+def refuse_strangers(target: model.Endpoint) -> None:
+    """`errors.Refused` names what others have put into the ledger's schema, or made depend on it."""
+    with connect.session(target, name=_NAME) as session:
+        _refuse_strangers(session, target)
+
+
+def _refuse_strangers(session: connect.Session, target: model.Endpoint) -> None:
+    if strangers := ledger.strangers(session):
+        more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
+        raise errors.Refused(
+            f"with schema {ledger.SCHEMA} of {target.label} would go what is not this tool's:"
+            f" {', '.join(strangers[:5])}{more}",
+            hint="Move it to another schema or drop it, then run the same command again.",
+        )
+
+
 def cleanup(target: model.Endpoint) -> None:
-    """Drops the ledger; refused while a run holds the target."""
+    """Drops the ledger, whatever is left of it; refused while a run holds the target, and for strangers."""
     with connect.session(target, name=_NAME) as session:
         ledger.lock(session, target)
+        _refuse_strangers(session, target)
         ledger.drop(session)

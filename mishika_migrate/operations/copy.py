@@ -6,25 +6,27 @@ Imports engine, work, pg, plan, events and the words.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import datetime
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import mishika_migrate
 from mishika_migrate import errors, events, model, plan
-from mishika_migrate.operations import engine, work
+from mishika_migrate.operations import accounts, engine, executors, resuming, work
+from mishika_migrate.operations.steering import Steering
 from mishika_migrate.operations.watch import Watch
-from mishika_migrate.pg import connect, ddl, ledger, snapshot
+from mishika_migrate.pg import catalog, connect, ledger, snapshot
 
-RESUME = "mishika-migrate copy --resume"
+RESUME, RESET = "copy --resume", "reset"
 
-# How long a server may take to let go when asked, and to hear the run's last words.
+# How long a server may take to let go when asked, a process to end, and a server to hear the run's last words.
 _GRACE_SECONDS = 0.75
+_KILL_SECONDS = 0.2
 _LAST_SECONDS = 0.75
 
 _T = TypeVar("_T")
@@ -32,11 +34,21 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`jobs` tasks at once; `lock_timeout` in seconds."""
+    """`jobs` tasks at once; `lock_timeout` in seconds; `compression` of long values on the target.
 
+    `resume` and `reset` are the commands that continue and undo this run, whole. `executor` is one
+    of `executors.workers`; `max_rate` is in bytes a second, `pause_if_lag` in seconds.
+    """
+
+    resume: str = f"mishika-migrate {RESUME}"
+    reset: str = f"mishika-migrate {RESET}"
     jobs: int = 4
+    compression: work.Compression = "auto"
     policy: engine.Policy = field(default_factory=engine.Policy)
     lock_timeout: float = 10.0
+    executor: str = "threads"
+    max_rate: int | None = None
+    pause_if_lag: float | None = None
 
 
 def begin(
@@ -61,8 +73,10 @@ def begin(
 
 def resumable(source: model.Endpoint, target: model.Endpoint) -> tuple[model.Plan, model.Unfinished]:
     """The target's unfinished run and its plan; `errors.Refused` when there is none from this source."""
-    with connect.session(target, name="mishika-migrate/look") as session:
+    patience = {"lock_timeout": "10s"}
+    with connect.session(target, name="mishika-migrate/look", settings=patience) as session:
         before = ledger.unfinished(session)
+        theirs = catalog.read(session, target)
     if before is None:
         raise errors.Refused(f"there is no unfinished run on {target.label}", hint="Start one: `mishika-migrate copy`.")
     todo = plan.loads(before.plan)
@@ -70,6 +84,12 @@ def resumable(source: model.Endpoint, target: model.Endpoint) -> tuple[model.Pla
         raise errors.Refused(
             f"run {before.run} copies from {todo.source}, not from {source.label}",
             hint="Give the same --source as at its start.",
+        )
+    with connect.session(source, name="mishika-migrate/look", settings=patience) as session:
+        ours = catalog.read(session, source)
+    if found := plan.outdated(todo, ours, theirs):
+        raise errors.Refused(
+            f"the schema has changed since run {before.run} began", hint="See the findings.", findings=found
         )
     return todo, before
 
@@ -122,11 +142,26 @@ class _Copy:
         self._began = time.monotonic()
         self._run = run or f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self._holder: snapshot.Holder | None = None
-        self._watch = Watch(target, run=self._run, lock_timeout=options.lock_timeout, emit=emit)
-        self._entered = False
+        self._closing = contextlib.ExitStack()
+        self._workers = executors.Workers()
+        self._steering = Steering(
+            self._run, source=source, rate=options.max_rate, lag=options.pause_if_lag, jobs=options.jobs
+        )
+        self._watch = Watch(
+            target,
+            run=self._run,
+            steps=[step.id for step in todo.steps],
+            lock_timeout=options.lock_timeout,
+            emit=emit,
+            steering=self._steering,
+        )
+        self._entered = self._announced = False
         self._landed: dict[str, model.Landed] = {}
         self._kept: frozenset[str] = frozenset()
-        self._followers: dict[model.TableName, tuple[model.TableName, ...]] = {}
+        self._followers: resuming.Links = {}
+        self._late: list[work.Follow | work.Clear] = []
+        self._accounts = accounts.Accounts(todo)
+        self._ending: list[threading.Thread] = []
 
     def __enter__(self) -> _Copy:
         return self
@@ -134,6 +169,8 @@ class _Copy:
     def __exit__(self, *_: object) -> None:
         self._release()
         self._watch.close()
+        self._steering.close()
+        self._closing.close()
 
     def execute(self, *, before: model.Unfinished | None) -> tuple[model.Account, ...]:
         """See `begin` and `resume`."""
@@ -143,12 +180,14 @@ class _Copy:
             self._announce(resumed=before is not None)
             self._watch.start()
             for stage in self._plan.stages:
+                if stage.name == "bulk":
+                    self._follow()
                 self._stage(stage)
-            accounts = self._patiently(self._books)
+            books = self._patiently(self._books)
         except (errors.Error, engine.Interruption) as error:
             raise self._ended(error) from error
-        self._emit(events.RunFinished(run=self._run, accounts=accounts, seconds=time.monotonic() - self._began))
-        return accounts
+        self._emit(events.RunFinished(run=self._run, accounts=books, seconds=time.monotonic() - self._began))
+        return books
 
     def _patiently(self, call: Callable[[], _T]) -> _T:
         """Carries it out in a thread, so that a signal is heard whatever it waits for."""
@@ -175,6 +214,9 @@ class _Copy:
     def _end(self, seconds: float) -> float:
         """Ends what this run waits for in any session but the watch's; at first by asking the servers."""
         work.halt(self._run)
+        self._watch.halt()
+        if self._workers.elsewhere:
+            self._end_elsewhere(seconds)
         for name in (work.sessions(self._run), snapshot.name(self._run)):
             if seconds < _GRACE_SECONDS:
                 connect.cancel(name)
@@ -182,9 +224,25 @@ class _Copy:
                 connect.sever(name)
         return seconds
 
+    def _end_elsewhere(self, seconds: float) -> None:
+        """Other processes' sessions are ended through sessions of our own, each in a thread: a server may be silent."""
+        if not self._ending:
+            self._ending = [
+                threading.Thread(
+                    target=_end_sessions, args=(endpoint, work.sessions(self._run)), daemon=True, name="end"
+                )
+                for endpoint in (self._source, self._target)
+            ]
+            for thread in self._ending:
+                thread.start()
+        if seconds > _KILL_SECONDS:
+            self._workers.kill()
+
     # -- begin ------------------------------------------------------------------------------------
 
     def _open(self, before: model.Unfinished | None) -> None:
+        self._workers = self._closing.enter_context(executors.workers(self._options.executor, jobs=self._options.jobs))
+        self._steering.jobs = self._workers.jobs
         self._watch.open()
         self._watch.ask(ledger.create)
         if before is None:
@@ -192,33 +250,41 @@ class _Copy:
         else:
             self._watch.ask(lambda session: ledger.resume(session, run=self._run))
             self._entered = True
-            self._reconsider(before)
+            self._reconsider()
+        self._watch.ask(self._steering.begin)
 
     def _hold(self) -> snapshot.Holder:
         if self._holder is None:
-            self._holder = snapshot.Holder(self._source, run=self._run, stopping=lambda: bool(self._stopping()))
+            self._holder = snapshot.Holder(
+                self._source,
+                run=self._run,
+                steps=self._copies,
+                settings={"lock_timeout": f"{int(self._options.lock_timeout * 1000)}ms"},
+                stopping=lambda: bool(self._stopping()),
+            )
         return self._holder
 
     def _enter(self) -> None:
         left = self._watch.ask(ledger.unfinished)
         if left is not None:
             raise errors.Incomplete(
-                f"run {left.run} on {self._target.label} is unfinished", hint=f"Continue it: `{RESUME}`."
+                f"run {left.run} on {self._target.label} is unfinished",
+                hint=f"Continue it: `{self._options.resume}`, or undo it: `{self._options.reset}`.",
             )
-        holder = self._hold()
+        self._hold()
         self._watch.ask(
             lambda session: ledger.begin(
                 session,
                 run=self._run,
                 plan=self._plan,
                 text=plan.dumps(self._plan),
-                horizon=holder.horizon,
                 tool=f"mishika-migrate {mishika_migrate.__version__}",
             )
         )
         self._entered = True
 
     def _announce(self, *, resumed: bool) -> None:
+        self._announced = True
         self._emit(
             events.RunStarted(
                 run=self._run,
@@ -232,97 +298,112 @@ class _Copy:
                 resumed=resumed,
             )
         )
-        for step in self._plan.steps:
-            if step.id in self._kept:
-                landed = self._landed[step.id]
-                self._emit(events.StepKept(step=step.id, table=landed.table, rows=landed.rows_in))
+        for kept in self._accounts.kept(self._landed):
+            self._watch.kept(kept)
+            self._emit(kept)
 
-    def _reconsider(self, before: model.Unfinished) -> None:
-        """Sorts what landed into what is still true and what must be done again."""
-        landed = self._watch.ask(lambda session: ledger.landed(session, run=self._run))
-        self._followers = _followers(self._plan, self._watch.ask(ddl.references))
+    @property
+    def _copies(self) -> tuple[model.CopyTable, ...]:
+        return tuple(step for step in self._plan.steps if isinstance(step, model.CopyTable))
+
+    def _reconsider(self) -> None:
         holder = self._hold()
-        copies = [step for step in self._plan.steps if isinstance(step, model.CopyTable) and step.id in landed]
-        changed = {step.target for step in copies if self._changed(step, landed[step.id], holder, before.horizon)}
-        for stage in self._plan.stages:
-            # An atomic stage is one state of the source: a changed table takes the others along.
-            tables = {step.target for step in stage.steps if isinstance(step, model.CopyTable)}
-            if stage.atomic and changed & tables:
-                changed |= tables
-        for table in tuple(changed):
-            changed.update(self._followers.get(table, ()))  # their rows go with those that they reference
-        # Sequences and statistics cost nothing to do again.
-        stale = {
-            step.id
-            for step in self._plan.steps
-            if isinstance(step, model.SetSequence | model.Analyze)
-            or (isinstance(step, model.CopyTable) and step.target in changed)
-        }
-        self._watch.ask(
-            lambda session: ledger.rebase(session, run=self._run, horizon=holder.horizon, stale=stale & set(landed))
+        found = resuming.judge(
+            self._plan,
+            self._run,
+            holder,
+            self._source,
+            self._watch.ask,
+            reset=self._options.reset,
+            emit=self._emit,
         )
-        self._kept = frozenset(landed) - stale
-        self._landed = {step: landed[step] for step in self._kept}
+        self._watch.ask(lambda session: ledger.outdate(session, run=self._run, steps=found.stale))
+        self._followers, self._late = found.followers, list(found.late)
+        self._kept, self._landed = frozenset(found.kept), dict(found.kept)
 
-    def _changed(self, step: model.CopyTable, landed: model.Landed, holder: snapshot.Holder, horizon: str) -> bool:
-        with connect.translated(self._source, f"table {step.source.name}"):
-            rows, new = snapshot.changed_since(
-                holder.session, step.source, horizon=horizon, partitioned=step.partitioned
-            )
-        return new > 0 or rows != landed.rows_out
+    def _follow(self) -> None:
+        """What a resumed run does before history goes on, once."""
+        steps, self._late = self._late, []
+        if not steps:
+            return
+        self._emit(events.StageStarted(name="prepare", title="following the source", steps=len(steps)))
+        for step in steps:
+            if isinstance(step, work.Follow):
+                self._emit(events.Noticed(message=resuming.said(step)))
+        number = len(self._plan.steps)
+        clear = [step for step in steps if isinstance(step, work.Clear)]
+        others = [step for step in steps if isinstance(step, work.Follow)]
+        for group in (clear, others):
+            self._run_tasks([self._task("prepare", (step,), number + steps.index(step)) for step in group])
+        landed = self._watch.ask(lambda session: ledger.landed(session, run=self._run))
+        self._landed.update({name: landed[name] for name in self._kept & set(landed)})
 
     # -- stages -----------------------------------------------------------------------------------
 
     def _stage(self, stage: model.Stage) -> None:
-        if stage.name == "finish":
+        if stage.name in ("indexes", "finish"):
             self._release()
         tasks = list(self._tasks(stage))
         if not tasks:
             return
         self._emit(events.StageStarted(name=stage.name, title=stage.title, steps=len(stage.steps)))
-        with ThreadPoolExecutor(self._options.jobs, thread_name_prefix="step") as pool:
-            engine.run(
-                tasks,
-                executor=pool,
-                policy=self._options.policy,
-                emit=self._hear,
-                tick=self._watch.tick,
-                stopping=lambda: bool(self._stopping()),
-                end=self._end,
-                landed=self._note,
-            )
+        self._run_tasks(tasks)
+
+    def _run_tasks(self, tasks: Sequence[work.Task]) -> None:
+        self._steering.expect(len(tasks))
+        engine.run(
+            tasks,
+            executor=self._workers,
+            policy=self._options.policy,
+            emit=self._hear,
+            tick=self._watch.tick,
+            stopping=lambda: bool(self._stopping()),
+            end=self._end,
+            landed=self._note,
+        )
 
     def _note(self, landed: model.Landed) -> None:
         self._landed[landed.step] = landed
 
     def _hear(self, event: events.Event) -> None:
-        if isinstance(event, events.StepFinished):
-            self._watch.landed(event)
         self._emit(event)
+        if isinstance(event, events.StepFinished):
+            self._steering.landed()
+        if isinstance(event, events.StepFinished) and event.table:
+            self._watch.landed(event)
+            finished = self._accounts.finished(event)
+            if finished is not None:
+                self._emit(finished)
 
     def _tasks(self, stage: model.Stage) -> Iterable[work.Task]:
         steps = [step for step in stage.steps if step.id not in self._kept]
         groups = [tuple(steps)] if stage.atomic and steps else [(step,) for step in steps]
+        numbers = {step.id: number for number, step in enumerate(self._plan.steps)}
         for group in groups:
-            reads = any(isinstance(step, model.CopyTable | model.SetSequence) for step in group)
-            yield work.Task(
-                run=self._run,
-                number=self._plan.steps.index(group[0]),
-                stage=stage.name,
-                steps=group,
-                source=self._source,
-                target=self._target,
-                snapshot=work.Snapshot(name=self._hold().name, state=self._hold().state) if reads else None,
-                followers=self._behind(group),
-                durable=stage.name != "bulk",
-                lock_timeout=self._options.lock_timeout,
-            )
+            yield self._task(stage.name, group, numbers[group[0].id])
 
-    def _behind(self, group: tuple[model.Step, ...]) -> tuple[model.TableName, ...]:
-        """Tables of later stages that reference those of the group, the last ones first."""
-        tables = {step.target for step in group if isinstance(step, model.CopyTable)}
+    def _task(self, stage: model.StageName, steps: tuple[work.Step, ...], number: int) -> work.Task:
+        reads = any(isinstance(step, model.CopyTable | model.SetSequence | work.Follow) for step in steps)
+        copies = [step for step in steps if isinstance(step, model.CopyTable)]
+        return work.Task(
+            run=self._run,
+            number=number,
+            stage=stage,
+            steps=steps,
+            source=self._source,
+            target=self._target,
+            snapshot=work.Snapshot(name=self._hold().name, state=self._hold().state) if reads else None,
+            horizons={step.id: self._hold().horizon(step) for step in copies},
+            followers=self._behind({step.target for step in copies}) if stage == "core" else (),
+            durable=stage != "bulk",
+            compression=self._options.compression,
+            lock_timeout=self._options.lock_timeout,
+        )
+
+    def _behind(self, tables: Set[model.TableName]) -> tuple[model.TableName, ...]:
+        """Tables of later stages that reference these, the last ones first."""
         behind = {follower for table in tables for follower in self._followers.get(table, ())} - tables
-        order = [step.target for step in self._plan.steps if isinstance(step, model.CopyTable)]
+        order = dict.fromkeys(step.target for step in self._copies)
         return tuple(table for table in reversed(order) if table in behind)
 
     def _release(self) -> None:
@@ -341,21 +422,17 @@ class _Copy:
             # Bulk steps do not wait for the disk; a server that crashed may have forgotten some.
             raise errors.Incomplete(
                 f"{self._target.label} lost {len(lost)} finished steps in a crash of the server: {lost[0]}",
-                hint=f"Continue: `{RESUME}`.",
+                hint=f"Continue: `{self._options.resume}`.",
             )
-        accounts = tuple(
-            _account(step, self._landed[step.id], entries[step.id])
-            for step in self._plan.steps
-            if isinstance(step, model.CopyTable)
-        )
-        wrong = next((account for account in accounts if not account.balanced), None)
+        books = self._accounts.all(self._landed, entries)
+        wrong = next((account for account in books if not account.balanced), None)
         if wrong is not None:
             raise errors.Error(
                 f"the books of {wrong.table} do not balance: {wrong.rows_out} rows left the source,"
                 f" {wrong.rows_in} arrived, the ledger says {wrong.rows_ledger}"
             )
         self._watch.ask(lambda session: ledger.end(session, run=self._run, state="finished"))
-        return accounts
+        return books
 
     def _ended(self, error: errors.Error | engine.Interruption) -> errors.Error:
         """What is true now, in the ledger and as an error with the right exit status."""
@@ -365,7 +442,9 @@ class _Copy:
             return _interrupted(signal, "nothing was written", _AGAIN) if signal else _own(error)
         text = f"stopped by signal {signal}" if signal else str(error)
         landed, touched, sure = self._last_words(text)
-        what, hint = _true_now(len(landed), len(self._plan.steps), touched=touched, sure=sure)
+        if isinstance(error, errors.Refused) and not self._announced:
+            return error
+        what, hint = self._true_now(error, len(landed), touched=touched, sure=sure)
         waiting = tuple(step.id for step in self._plan.steps if step.id not in landed)
         hint = _both(error, hint)
         self._emit(events.RunStopped(run=self._run, landed=tuple(landed), open=waiting, message=text, hint=hint))
@@ -378,6 +457,21 @@ class _Copy:
             return errors.Incomplete(f"{own}; {what}", hint=hint)
         own.hint = hint
         return own
+
+    def _true_now(self, error: Exception, landed: int, *, touched: bool, sure: bool) -> tuple[str, str]:
+        """A clause for the message, and what to do next."""
+        first = "Mend what the message names, then r" if _rejected(error) else "R"
+        again = f"{first}un the same command again."
+        if touched:
+            then = "Mend what the message names, then continue" if _rejected(error) else "Continue"
+            undo = f" Or undo the run: `{self._options.reset}`." if _rejected(error) else ""
+            return (
+                f"{landed} of {len(self._plan.steps)} steps have landed",
+                f"{then}: `{self._options.resume}`.{undo}",
+            )
+        if sure:
+            return "nothing was written", again
+        return "nothing is known to have landed", f"{again} If something has landed, it says how to continue."
 
     def _last_words(self, text: str) -> tuple[dict[str, model.Landed], bool, bool]:
         """What landed, whether anything did, and whether the target itself says so."""
@@ -392,30 +486,21 @@ class _Copy:
         return landed, touched, True
 
 
-Links = dict[model.TableName, tuple[model.TableName, ...]]
-
-
-def _followers(todo: model.Plan, references: list[tuple[model.TableName, model.TableName]]) -> Links:
-    """For each table of the plan those that reference it, directly or not."""
-    tables = {step.target for step in todo.steps if isinstance(step, model.CopyTable)}
-    links = {table: {child for child, parent in references if parent == table} & tables for table in tables}
-    for _ in tables:
-        links = {
-            table: children.union(*(links[child] for child in children), set()) for table, children in links.items()
-        }
-    return {table: tuple(sorted(children - {table})) for table, children in links.items()}
+def _end_sessions(endpoint: model.Endpoint, prefix: str) -> None:
+    try:
+        with connect.session(endpoint, name="mishika-migrate/end", answered=True) as session:
+            connect.cancel_leftovers(session, prefix, seconds=_GRACE_SECONDS)
+            connect.end_leftovers(session, prefix)
+    except errors.ServerError:
+        pass  # a server that cannot be reached finds out by itself that its clients are gone
 
 
 _AGAIN = "Run the same command again."
 
 
-def _true_now(landed: int, steps: int, *, touched: bool, sure: bool) -> tuple[str, str]:
-    """A clause for the message, and what to do next."""
-    if touched:
-        return f"{landed} of {steps} steps have landed", f"Continue: `{RESUME}`."
-    if sure:
-        return "nothing was written", _AGAIN
-    return "nothing is known to have landed", f"{_AGAIN} If something has landed, it says how to continue."
+def _rejected(error: Exception) -> bool:
+    """Whether a server does not take these rows, now or later (SQLSTATE classes 22, data, and 23, constraints)."""
+    return isinstance(error, errors.ServerError) and (error.sqlstate or "")[:2] in ("22", "23")
 
 
 def _own(error: errors.Error | engine.Interruption) -> errors.Error:
@@ -424,17 +509,6 @@ def _own(error: errors.Error | engine.Interruption) -> errors.Error:
 
 def _interrupted(signal: int, what: str, hint: str) -> errors.Interrupted:
     return errors.Interrupted(f"interrupted; {what}", hint=hint, signal=signal)
-
-
-def _account(step: model.CopyTable, landed: model.Landed, entry: model.Landed) -> model.Account:
-    return model.Account(
-        table=step.target.name,
-        rows_out=landed.rows_out,
-        rows_in=landed.rows_in,
-        rows_ledger=entry.rows_in,
-        bytes=landed.bytes,
-        seconds=landed.seconds,
-    )
 
 
 def _both(error: Exception, hint: str) -> str:

@@ -1,6 +1,6 @@
 """The run's own session on the target: it holds the lock, keeps the books and asks how far the rows are.
 
-Imports pg, events and the words. Progress comes from the server, so it is the same for every
+Imports steering, pg, events and the words. Progress comes from the server, so it is the same for every
 executor and costs the copying nothing.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 from mishika_migrate import errors, events, model
-from mishika_migrate.pg import connect, ledger
+from mishika_migrate.operations.steering import Steering
+from mishika_migrate.pg import connect, ledger, progress
 
 _SECONDS = 0.5
 _T = TypeVar("_T")
@@ -26,19 +27,31 @@ class Watch:
     """
 
     def __init__(
-        self, target: model.Endpoint, *, run: str, lock_timeout: float, emit: Callable[[events.Event], None]
+        self,
+        target: model.Endpoint,
+        *,
+        run: str,
+        steps: Sequence[str],
+        lock_timeout: float,
+        emit: Callable[[events.Event], None],
+        steering: Steering,
     ) -> None:
         self.name = f"mishika-migrate/{run}/watch"
         self._target = target
         self._run = run
+        self._steps = steps
         self._settings = {"lock_timeout": f"{int(lock_timeout * 1000)}ms"}
         self._emit = emit
+        self._steering = steering
         self._guard = threading.RLock()  # one user of the session at a time
         self._session: connect.Session | None = None
         self._former: tuple[int, str] | None = None
         self._over = threading.Event()
+        self._turn = threading.Event()
         self._thread: threading.Thread | None = None
         self._moving: dict[str, tuple[int, int]] = {}
+        self._landed: dict[str, tuple[int, int]] = {}
+        self._building: dict[int, float] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._refused: errors.Refused | None = None
 
@@ -68,14 +81,34 @@ class Watch:
         """Emits what has moved. `errors.Refused` when the lock was lost to another run."""
         if self._refused is not None:
             raise self._refused
+        for notice in self._steering.notices():
+            self._emit(notice)
         for table, (rows, size) in self._moving.items():
             if self._seen.get(table) != (rows, size):
                 self._seen[table] = (rows, size)
-                self._emit(events.Progress(table=table, rows=rows, bytes=size))
+                before = self._landed.get(table, (0, 0))
+                self._emit(events.Progress(table=table, rows=before[0] + rows, bytes=before[1] + size))
+        for number, share in self._building.items():
+            self._emit(events.Building(step=self._steps[number], share=share))
+
+    def kept(self, table: events.TableKept) -> None:
+        """Rows that an earlier attempt has brought."""
+        self._add(table.table, table.rows, 0)
 
     def landed(self, step: events.StepFinished) -> None:
-        """Forgets the progress of a table that is done."""
-        self._seen.pop(step.table, None)
+        """Rows that move no more."""
+        self._add(step.table, step.rows, step.bytes)
+        self._moving = {table: moved for table, moved in self._moving.items() if table != step.table}
+
+    def _add(self, table: str, rows: int, size: int) -> None:
+        before = self._landed.get(table, (0, 0))
+        self._landed[table] = (before[0] + rows, before[1] + size)
+        self._seen.pop(table, None)
+
+    def halt(self) -> None:
+        """Tells the workers, wherever they are, to end; returns at once."""
+        self._steering.halt()
+        self._turn.set()
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -91,6 +124,7 @@ class Watch:
     def close(self) -> None:
         """Gives the lock back."""
         self._over.set()
+        self._turn.set()
         with self.within(1.0):
             if self._thread is not None:
                 self._thread.join()
@@ -133,10 +167,16 @@ class Watch:
             self._session = None
 
     def _gather(self) -> None:
-        while not self._over.wait(_SECONDS):
+        while not self._over.is_set():
+            self._turn.wait(_SECONDS)
+            self._turn.clear()
+            if self._over.is_set():
+                return
             with self._guard:
                 try:
-                    self._moving = self._asked(lambda session: ledger.moving(session, run=self._run))
+                    self._asked(self._steering.turn)
+                    self._moving = self._asked(lambda session: progress.moving(session, run=self._run))
+                    self._building = self._asked(lambda session: progress.building(session, run=self._run))
                 except errors.Refused as error:
                     self._refused = error
                     return

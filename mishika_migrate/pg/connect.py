@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import os
 import re
 import selectors
 import socket
@@ -164,6 +165,9 @@ def _set_up(connection: Session, endpoint: model.Endpoint, settings: Mapping[str
     alive = dict(_LIVELINESS)
     if endpoint.role == "target":
         wanted["default_transaction_read_only"] = "off"
+    else:
+        # It also counts while a reader takes nothing [tried on Linux 6]: a paused copy would be cut off after it.
+        alive["tcp_user_timeout"] = "0"
     # idle_session_timeout is PG 14, transaction_timeout PG 17: a server's own limit would end a
     # quiet holder in the middle of a run.
     if connection.info.server_version >= 14_00_00:
@@ -291,6 +295,16 @@ def end_leftovers(connection: Session, prefix: str, *, pid: int | None = None, s
     return ended
 
 
+def cancel_leftovers(connection: Session, prefix: str, *, seconds: float) -> None:
+    """Asks other sessions of runs to give up what they are at; waits until they are gone, `seconds` at most."""
+    wanted = {"prefix": prefix, "pid": None}
+    connection.execute(f"SELECT count(pg_cancel_backend(pid)) {_LEFTOVERS}", wanted)
+    for _ in range(int(seconds / 0.05)):
+        row = connection.execute(f"SELECT count(*), pg_sleep(0.05) {_LEFTOVERS}", wanted).fetchone()
+        if row is None or row[0] == 0:
+            break
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 
@@ -345,6 +359,10 @@ _HINTS = {
 }
 
 _CONNECT_HINTS = (
+    *(
+        (words, "Lower --jobs (a run opens two more than that), or raise the connection limit that the message names.")
+        for words in ("too many clients", "too many connections", "connection slots are reserved")
+    ),
     (
         "password",
         "Check user and password; MISHIKA_MIGRATE_{role} or ~/.pgpass keep it off the command line.",
@@ -370,7 +388,7 @@ _FOR_GOOD = re.compile("authentication failed|no pg_hba.conf entry|is not permit
 
 def _no_session(endpoint: model.Endpoint, error: psycopg.Error, *, answered: bool) -> errors.Unreachable:
     text = _sentence(error)
-    hint = next((hint for mark, hint in _CONNECT_HINTS if mark in text), "Check the URL.")
+    hint = _blamed(endpoint, text) or next((hint for mark, hint in _CONNECT_HINTS if mark in text), "Check the URL.")
     return errors.Unreachable(
         f"cannot connect to {endpoint.role} {endpoint.label}: {text}",
         hint=hint.format(role=endpoint.role.upper()),
@@ -378,11 +396,33 @@ def _no_session(endpoint: model.Endpoint, error: psycopg.Error, *, answered: boo
     )
 
 
+_MISTAKE = re.compile("invalid (?!response)|unrecognized |definition of service ")
+_OPTIONS = re.compile("configuration parameter|command-line argument|value for parameter")
+# Variables of libpq that are no connection parameter, and the server's name for each.
+_SERVER_SIDE = {"PGTZ": '"TimeZone"', "PGDATESTYLE": '"DateStyle"'}
+
+
+def _blamed(endpoint: model.Endpoint, text: str) -> str:
+    """What holds the value that libpq or the server cannot use; empty where the message is about something else."""
+    if not _MISTAKE.match(text):
+        return ""
+    given = conninfo.conninfo_to_dict(endpoint.conninfo)
+    for option in pq.Conninfo.get_defaults():
+        keyword, variable = option.keyword.decode(), (option.envvar or b"").decode()
+        if re.search(rf"\b{keyword}\b", text) or (keyword == "options" and _OPTIONS.match(text.partition(" ")[2])):
+            if given.get(keyword) is not None:
+                return f"Check {keyword} in the URL."
+            if os.environ.get(variable):
+                return f"Check the environment variable {variable}."
+    variables = [variable for variable, name in _SERVER_SIDE.items() if name in text and os.environ.get(variable)]
+    return f"Check the environment variable {variables[0]}." if variables else ""
+
+
 def _sentence(error: psycopg.Error) -> str:
     """The message without libpq's preamble, on one line."""
     primary = error.diag.message_primary
     text = primary or str(error)
     text = re.sub(r"^.*?connection to server (at|on) .*? failed: ", "", text, count=1, flags=re.S)
-    text = re.sub(r"^(connection failed: |FATAL: +|consuming input failed: )+", "", text.strip())
+    text = re.sub(r"^(connection failed: |connection is bad: |FATAL: +|consuming input failed: )+", "", text.strip())
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -7,17 +7,18 @@ changed since: the rows are still there, but must go before the step is carried 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg import rows
+from psycopg import rows, sql
 
 from mishika_migrate import errors, model
 from mishika_migrate.pg import connect
 
 SCHEMA = "mishika_migrate"
-_LAYOUT = 1
+_LAYOUT = 2
 _LOCK = 0x6D69_7368_696B_61  # "mishika"
 
 _CREATE = """
@@ -31,7 +32,6 @@ CREATE TABLE IF NOT EXISTS mishika_migrate.run (
   target text NOT NULL,
   digest text NOT NULL,
   plan text NOT NULL,
-  horizon text NOT NULL DEFAULT '',
   planned int NOT NULL,
   tool text NOT NULL,
   message text NOT NULL DEFAULT '',
@@ -48,10 +48,30 @@ CREATE TABLE IF NOT EXISTS mishika_migrate.step (
   seconds float8 NOT NULL DEFAULT 0,
   round int NOT NULL DEFAULT 1,
   stale boolean NOT NULL DEFAULT false,
+  horizon text NOT NULL DEFAULT '',
   finished timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (run, id)
 );
+CREATE TABLE IF NOT EXISTS mishika_migrate.index (
+  run text NOT NULL REFERENCES mishika_migrate.run ON DELETE CASCADE,
+  schema text NOT NULL,
+  "table" text NOT NULL,
+  name text NOT NULL,
+  definition text NOT NULL,
+  PRIMARY KEY (run, schema, "table", name)
+);
+CREATE TABLE IF NOT EXISTS mishika_migrate.control (
+  run text PRIMARY KEY REFERENCES mishika_migrate.run ON DELETE CASCADE,
+  rate int8,
+  share int8,
+  paused boolean NOT NULL DEFAULT false,
+  waiting boolean NOT NULL DEFAULT false,
+  halted boolean NOT NULL DEFAULT false,
+  asked_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 """
+
+TABLES = tuple(re.findall(r"CREATE TABLE IF NOT EXISTS mishika_migrate\.(\w+)", _CREATE))
 
 
 def lock(session: connect.Session, endpoint: model.Endpoint, *, former: tuple[int, str] | None = None) -> None:
@@ -66,6 +86,14 @@ def lock(session: connect.Session, endpoint: model.Endpoint, *, former: tuple[in
         connect.end_leftovers(session, former[1], pid=former[0])
         if _one(session, "SELECT pg_try_advisory_lock(%s)", [_LOCK]):
             return
+    raise errors.Refused(
+        f"another run is working on {endpoint.label} ({holder(session) or 'another session'})",
+        hint="Wait for it, or see `mishika-migrate status`.",
+    )
+
+
+def holder(session: connect.Session) -> str:
+    """Who holds the target: backend, name and since when; empty when nobody does."""
     # A session of another role shows when it began to superusers only.
     who = _one(
         session,
@@ -77,10 +105,7 @@ def lock(session: connect.Session, endpoint: model.Endpoint, *, former: tuple[in
         "   AND l.classid = %s AND l.objid = %s",
         [_LOCK >> 32, _LOCK & 0xFFFF_FFFF],
     )
-    raise errors.Refused(
-        f"another run is working on {endpoint.label} ({who or 'another session'})",
-        hint="Wait for it, or see `mishika-migrate status`.",
-    )
+    return str(who) if who else ""
 
 
 def create(session: connect.Session) -> None:
@@ -101,12 +126,48 @@ def exists(session: connect.Session) -> bool:
     return bool(_one(session, "SELECT to_regclass('mishika_migrate.step') IS NOT NULL"))
 
 
+def missing(session: connect.Session) -> tuple[str, ...] | None:
+    """Tables that a whole ledger has and this one has not; None where the target has no ledger at all."""
+    if _one(session, "SELECT to_regnamespace('mishika_migrate') IS NULL"):
+        return None
+    found = session.execute(
+        "SELECT t FROM unnest(%s::text[]) WITH ORDINALITY AS wanted (t, n) WHERE NOT EXISTS"
+        " (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('mishika_migrate') AND relname = t)"
+        " ORDER BY n",
+        [list(TABLES)],
+    )
+    return tuple(str(row[0]) for row in found)
+
+
+def strangers(session: connect.Session) -> tuple[str, ...]:
+    """What would go with the schema and is not the tool's, in the server's words: `view public.x`."""
+    found = session.execute(
+        "WITH ours AS (SELECT oid FROM pg_class"
+        "   WHERE relnamespace = to_regnamespace('mishika_migrate') AND relname = ANY (%s))"
+        # All that lies in a schema depends on it, but for indexes and the like, which depend on a table.
+        " SELECT pg_describe_object(classid, objid, objsubid) FROM pg_depend"
+        " WHERE refclassid = 'pg_namespace'::regclass AND refobjid = to_regnamespace('mishika_migrate')"
+        "   AND NOT (classid = 'pg_class'::regclass AND objid IN (TABLE ours))"
+        " UNION SELECT pg_describe_object('pg_class'::regclass, r.ev_class, 0) FROM pg_depend d"
+        "   JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid"
+        "   WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid IN (TABLE ours) AND r.ev_class NOT IN (TABLE ours)"
+        " UNION SELECT pg_describe_object('pg_constraint'::regclass, oid, 0) FROM pg_constraint"
+        "   WHERE confrelid IN (TABLE ours) AND conrelid NOT IN (TABLE ours)"
+        " ORDER BY 1",
+        [list(TABLES)],
+    )
+    return tuple(str(row[0]) for row in found)
+
+
 def drop(session: connect.Session) -> None:
-    """Removes the schema with everything in it."""
-    session.execute("DROP SCHEMA IF EXISTS mishika_migrate CASCADE")
+    """Removes the schema; SQLSTATE 2BP01, and nothing is removed, when there are `strangers`."""
+    there = sql.SQL(", ").join(sql.Identifier(SCHEMA, table) for table in TABLES)
+    with connect.transaction(session):
+        session.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(there))
+        session.execute("DROP SCHEMA IF EXISTS mishika_migrate")
 
 
-def begin(session: connect.Session, *, run: str, plan: model.Plan, text: str, horizon: str, tool: str) -> None:
+def begin(session: connect.Session, *, run: str, plan: model.Plan, text: str, tool: str) -> None:
     """Enters a new run; `text` is its plan as JSON, for a resume.
 
     Earlier runs that wrote nothing are marked as abandoned.
@@ -118,9 +179,9 @@ def begin(session: connect.Session, *, run: str, plan: model.Plan, text: str, ho
             " AND NOT EXISTS (SELECT FROM mishika_migrate.step s WHERE s.run = r.id)"
         )
         session.execute(
-            "INSERT INTO mishika_migrate.run (id, state, source, target, digest, plan, horizon, planned, tool)"
-            " VALUES (%s, 'running', %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING",
-            [run, plan.source, plan.target, plan.digest, text, horizon, len(plan.steps), tool],
+            "INSERT INTO mishika_migrate.run (id, state, source, target, digest, plan, planned, tool)"
+            " VALUES (%s, 'running', %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING",
+            [run, plan.source, plan.target, plan.digest, text, len(plan.steps), tool],
         )
 
 
@@ -131,17 +192,36 @@ def resume(session: connect.Session, *, run: str) -> None:
     )
 
 
-def rebase(session: connect.Session, *, run: str, horizon: str, stale: Collection[str]) -> None:
-    """The run's rows are those of a newer snapshot from now on, but for the steps in `stale`.
-
-    Both in one transaction: whoever resumes next must not take an old row for a new one.
-    """
+def outdate(session: connect.Session, *, run: str, steps: Collection[str]) -> None:
+    """These steps are to be carried out once more; what they did is still there."""
     with connect.transaction(session):
         session.execute("SET LOCAL synchronous_commit = on")
-        session.execute("UPDATE mishika_migrate.run SET horizon = %s WHERE id = %s", [horizon, run])
         session.execute(
-            "UPDATE mishika_migrate.step SET stale = true WHERE run = %s AND id = ANY (%s)", [run, list(stale)]
+            "UPDATE mishika_migrate.step SET stale = true WHERE run = %s AND id = ANY (%s)", [run, list(steps)]
         )
+
+
+def forget(session: connect.Session, *, run: str, tables: Iterable[model.TableName]) -> None:
+    """In the transaction that empties these tables: their steps have not happened."""
+    session.execute(
+        'DELETE FROM mishika_migrate.step WHERE run = %s AND "table" = ANY (%s)',
+        [run, [table.name for table in tables]],
+    )
+
+
+def horizons(session: connect.Session, *, run: str) -> dict[str, str]:
+    """Of each landed step, stale or not, the state of the source that its rows come from."""
+    found = session.execute("SELECT id, horizon FROM mishika_migrate.step WHERE run = %s", [run])
+    return {str(row[0]): str(row[1]) for row in found}
+
+
+def move(session: connect.Session, *, run: str, step: str, rows: int, horizon: str) -> None:
+    """The step's rows are those of a newer state of the source now."""
+    session.execute(
+        "UPDATE mishika_migrate.step SET rows_out = %(rows)s, rows_in = %(rows)s, horizon = %(horizon)s"
+        " WHERE run = %(run)s AND id = %(step)s",
+        {"run": run, "step": step, "rows": rows, "horizon": horizon},
+    )
 
 
 def end(session: connect.Session, *, run: str, state: str, message: str = "") -> None:
@@ -152,6 +232,17 @@ def end(session: connect.Session, *, run: str, state: str, message: str = "") ->
             "UPDATE mishika_migrate.run SET state = %s, message = %s, finished = clock_timestamp() WHERE id = %s",
             [state, message, run],
         )
+
+
+def abandon(session: connect.Session, *, run: str) -> None:
+    """In the transaction that undoes it: nothing of the run is there any more."""
+    session.execute("DELETE FROM mishika_migrate.step WHERE run = %s", [run])
+    session.execute("DELETE FROM mishika_migrate.index WHERE run = %s", [run])
+    session.execute(
+        "UPDATE mishika_migrate.run SET state = 'abandoned', message = 'undone', finished = clock_timestamp()"
+        " WHERE id = %s",
+        [run],
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,17 +269,18 @@ def claim(session: connect.Session, *, run: str, step: str) -> Claim:
     return Claim(again=row[0] != 1)
 
 
-def record(session: connect.Session, *, run: str, landed: model.Landed) -> None:
+def record(session: connect.Session, *, run: str, landed: model.Landed, horizon: str = "") -> None:
     """Completes the claimed entry; it becomes true with the caller's COMMIT."""
     updated = session.execute(
         'UPDATE mishika_migrate.step SET "table" = %s, rows_out = %s, rows_in = %s, bytes = %s,'
-        " seconds = %s, finished = clock_timestamp() WHERE run = %s AND id = %s",
+        " seconds = %s, horizon = %s, finished = clock_timestamp() WHERE run = %s AND id = %s",
         [
             landed.table,
             landed.rows_out,
             landed.rows_in,
             landed.bytes,
             landed.seconds,
+            horizon,
             run,
             landed.step,
         ],
@@ -208,6 +300,15 @@ def landed(session: connect.Session, *, run: str) -> dict[str, model.Landed]:
     return {row["step"]: model.Landed(**row) for row in found}
 
 
+def brought(session: connect.Session, *, run: str) -> dict[str, int]:
+    """The rows that the run has brought by table, those of stale steps too: they are still there."""
+    found = session.execute(
+        'SELECT "table", sum(rows_in)::int8 FROM mishika_migrate.step WHERE run = %s AND "table" <> \'\' GROUP BY 1',
+        [run],
+    )
+    return {str(row[0]): int(str(row[1])) for row in found}
+
+
 def touched(session: connect.Session, *, run: str) -> bool:
     """Whether anything of the run is on the target, be it stale."""
     return bool(_one(session, "SELECT EXISTS (SELECT FROM mishika_migrate.step WHERE run = %s)", [run]))
@@ -218,15 +319,39 @@ def unfinished(session: connect.Session) -> model.Unfinished | None:
     if not exists(session):
         return None
     row = session.execute(
-        "SELECT r.id, r.plan, r.horizon, s.tables FROM mishika_migrate.run r,"
+        "SELECT r.id, r.plan, s.tables FROM mishika_migrate.run r,"
         ' LATERAL (SELECT array_agg(DISTINCT "table") FILTER (WHERE "table" <> \'\') AS tables, count(*) AS n'
         "          FROM mishika_migrate.step s WHERE s.run = r.id) s"
         " WHERE r.state IN ('running', 'stopped') AND s.n > 0 ORDER BY r.started DESC LIMIT 1"
     ).fetchone()
     if row is None:
         return None
-    tables = row[3] if isinstance(row[3], list) else []
-    return model.Unfinished(run=str(row[0]), plan=str(row[1]), horizon=str(row[2]), tables=frozenset(map(str, tables)))
+    tables = row[2] if isinstance(row[2], list) else []
+    return model.Unfinished(run=str(row[0]), plan=str(row[1]), tables=frozenset(map(str, tables)))
+
+
+def keep_index(session: connect.Session, *, run: str, table: model.TableName, name: str, definition: str) -> None:
+    """In the transaction that drops it."""
+    session.execute(
+        "INSERT INTO mishika_migrate.index VALUES (%s, %s, %s, %s, %s)",
+        [run, table.schema, table.name, name, definition],
+    )
+
+
+def kept_indexes(session: connect.Session, *, run: str) -> dict[tuple[model.TableName, str], str]:
+    """The definitions of what the run has dropped and not yet restored, by table and name."""
+    found = session.execute(
+        'SELECT schema, "table", name, definition FROM mishika_migrate.index WHERE run = %s ORDER BY 1, 2, 3', [run]
+    )
+    return {(model.TableName(schema=str(row[0]), name=str(row[1])), str(row[2])): str(row[3]) for row in found}
+
+
+def release_index(session: connect.Session, *, run: str, table: model.TableName, name: str) -> None:
+    """In the transaction that restores it."""
+    session.execute(
+        'DELETE FROM mishika_migrate.index WHERE run = %s AND schema = %s AND "table" = %s AND name = %s',
+        [run, table.schema, table.name, name],
+    )
 
 
 def runs(session: connect.Session) -> tuple[model.Run, ...]:
@@ -241,23 +366,6 @@ def runs(session: connect.Session) -> tuple[model.Run, ...]:
         " FROM mishika_migrate.run ORDER BY run.started DESC"
     ).fetchall()
     return tuple(model.Run(**row, steps=tuple(landed(session, run=row["id"]).values())) for row in found)
-
-
-def moving(session: connect.Session, *, run: str) -> dict[str, tuple[int, int]]:
-    """Rows and bytes that the open COPYs of this run have received so far, by table.
-
-    The server counts (PG ≥ 14); on older ones this is empty.
-    """
-    if session.info.server_version < 14_00_00:
-        return {}
-    found = session.execute(
-        "SELECT c.relname::text, sum(p.tuples_processed)::int8, sum(p.bytes_processed)::int8"
-        " FROM pg_stat_progress_copy p JOIN pg_stat_activity a USING (pid) JOIN pg_class c ON c.oid = p.relid"
-        " WHERE p.command = 'COPY FROM' AND p.datname = current_database()"
-        " AND starts_with(a.application_name, %s) GROUP BY 1",
-        [f"mishika-migrate/{run}/"],
-    )
-    return {str(row[0]): (int(str(row[1])), int(str(row[2]))) for row in found}
 
 
 def _one(session: connect.Session, query: str, values: list[object] | None = None) -> object:

@@ -1,6 +1,6 @@
-"""Moves the rows of one table from source to target, or none of them.
+"""Moves rows of one table from source to target, or none of them.
 
-Imports pg.connect and the words. Values are never parsed: the stream that the source sends is
+Imports pg.connect, pg.snapshot and the words. Values are never parsed: the stream that the source sends is
 the stream that the target gets, only cut into larger blocks.
 """
 
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import psycopg
 from psycopg import pq, sql
 
 from mishika_migrate import errors, model
-from mishika_migrate.pg import connect
+from mishika_migrate.pg import connect, snapshot
 
 # 64 to 128 KiB halves the client's cost for narrow rows against one write a row; larger blocks
 # are slower again, because psycopg cuts them up for libpq.
@@ -22,63 +24,80 @@ _BLOCK = 128 * 1024
 _POLL_SECONDS = 0.5
 
 
-def copy(
-    source: connect.Session,
-    target: connect.Session,
-    step: model.CopyTable,
-    *,
-    endpoints: tuple[model.Endpoint, model.Endpoint],
-    stopping: Callable[[], bool],
-) -> model.Landed:
-    """Streams the step's rows into the target's open transaction.
+def _at_once(size: int) -> None:
+    pass
 
-    Returns what both servers counted; the caller commits. Raises `errors.ServerError` blamed on
-    the side that failed, and `connect.Stopped` within half a second of `stopping()` becoming true.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """From the source's transaction into the target's, both open; the caller commits.
+
+    Whatever goes wrong is blamed on the side that failed. `connect.Stopped` comes within half a
+    second of `stopping()` becoming true. `pace` is called with the size of each block before it
+    goes into the target, and may wait.
     """
+
+    source: connect.Session
+    target: connect.Session
+    endpoints: tuple[model.Endpoint, model.Endpoint]
+    stopping: Callable[[], bool] = connect.never
+    pace: Callable[[int], None] = _at_once
+
+    def relay(self, out: sql.Composed, into: sql.Composed, *, table: model.TableName) -> tuple[int, int]:
+        """The rows of one COPY TO STDOUT into one COPY FROM STDIN: how many, and the stream's bytes."""
+        stream = Stream(
+            self.source,
+            out,
+            what=f"table {table.name}",
+            endpoint=self.endpoints[0],
+            stopping=self.stopping,
+            pace=self.pace,
+        )
+        with connect.translated(self.endpoints[1], f"table {table.name}"):
+            cursor = self.target.cursor()
+            with cursor.copy(into) as sink:
+                # No name for a block here: it would keep a row of 64 MB while the next one comes.
+                for _ in map(sink.write, stream):
+                    pass
+        if stream.rows != cursor.rowcount:
+            raise errors.Error(f"table {table}: the source sent {stream.rows} rows, {cursor.rowcount} arrived")
+        return stream.rows, stream.bytes
+
+
+def copy(way: Way, step: model.CopyTable) -> model.Landed:
+    """The step's rows, and what both servers counted."""
     began = time.monotonic()
-    stream = Stream(source, step, endpoint=endpoints[0], stopping=stopping)
-    with connect.translated(endpoints[1], f"table {step.target.name}"):
-        cursor = target.cursor()
-        with cursor.copy(copy_in(step)) as sink:
-            # No name for a block here: it would keep a row of 64 MB while the next one comes.
-            for _ in map(sink.write, stream):
-                pass
-        rows_in = cursor.rowcount
-    if stream.rows != rows_in:
-        raise errors.Error(f"table {step.target}: the source sent {stream.rows} rows, {rows_in} arrived")
+    rows, size = way.relay(copy_out(step), copy_in(step), table=step.target)
     return model.Landed(
         step=step.id,
         table=step.target.name,
-        rows_out=stream.rows,
-        rows_in=rows_in,
-        bytes=stream.bytes,
+        rows_out=rows,
+        rows_in=rows,
+        bytes=size,
         seconds=time.monotonic() - began,
     )
 
 
 def copy_out(step: model.CopyTable) -> sql.Composed:
     """`COPY (SELECT …) TO STDOUT`; ONLY keeps rows of inheriting tables out, which are not ours."""
-    return sql.SQL("COPY (SELECT {columns} FROM {only}{table}) TO STDOUT {options}").format(
-        columns=_columns(step),
-        only=sql.SQL("" if step.partitioned else "ONLY "),
-        table=sql.Identifier(step.source.schema, step.source.name),
-        options=_options(step),
+    return sql.SQL("COPY (SELECT {columns} FROM {rows}) TO STDOUT {options}").format(
+        columns=columns(step), rows=snapshot.rows_of(step), options=options(step)
     )
 
 
 def copy_in(step: model.CopyTable) -> sql.Composed:
     return sql.SQL("COPY {table} ({columns}) FROM STDIN {options}").format(
         table=sql.Identifier(step.target.schema, step.target.name),
-        columns=_columns(step),
-        options=_options(step),
+        columns=columns(step),
+        options=options(step),
     )
 
 
-def _columns(step: model.CopyTable) -> sql.Composed:
+def columns(step: model.CopyTable) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, step.columns))
 
 
-def _options(step: model.CopyTable) -> sql.SQL:
+def options(step: model.CopyTable) -> sql.SQL:
     return sql.SQL("(FORMAT binary)") if step.binary else sql.SQL("(FORMAT text, ENCODING 'UTF8')")
 
 
@@ -92,18 +111,21 @@ class Stream:
     def __init__(
         self,
         session: connect.Session,
-        step: model.CopyTable,
+        query: sql.Composed,
         *,
+        what: str,
         endpoint: model.Endpoint,
         stopping: Callable[[], bool],
+        pace: Callable[[int], None] = _at_once,
     ) -> None:
         self.rows = -1
         self.bytes = 0
         self._session = session
-        self._query = copy_out(step)
-        self._what = f"table {step.source.name}"
+        self._query = query
+        self._what = what
         self._endpoint = endpoint
         self._stopping = stopping
+        self._pace = pace
 
     def __iter__(self) -> Iterator[bytes | memoryview]:
         # Only reading is blamed on this endpoint: what the consumer of a block raises is not ours.
@@ -115,6 +137,7 @@ class Stream:
             except StopIteration:
                 return
             self.bytes += len(block)
+            self._pace(len(block))
             yield block
             del block  # it may be a row of 64 MB, and the next one is on its way
 
@@ -181,8 +204,24 @@ def _failure(pgconn: pq.abc.PGconn, result: pq.abc.PGresult) -> psycopg.Error:
     return psycopg.errors.error_from_result(result)
 
 
-def empty(session: connect.Session, table: model.TableName, *, truncate: bool) -> None:
-    """Removes all rows: by TRUNCATE where it is wanted, possible and permitted, else by DELETE.
+def compress(session: connect.Session, method: Literal["auto", "lz4", "pglz", "server"]) -> None:
+    """How the session stores long values from now on; `auto` is lz4 where the server was built with it.
+
+    Compressing with pglz is most of what a target does while it loads prompts.
+    """
+    wanted = {"auto": "lz4"}.get(method, method)
+    session.execute(
+        "SELECT set_config(name, %(wanted)s, false) FROM pg_settings"
+        " WHERE name = 'default_toast_compression' AND (%(wanted)s = ANY (enumvals) OR %(method)s <> 'auto')"
+        " AND %(wanted)s <> 'server'",
+        {"wanted": wanted, "method": method},
+    )
+
+
+def empty(
+    session: connect.Session, table: model.TableName, *, truncate: bool, within: model.Interval | None = None
+) -> None:
+    """Removes all rows, or those within an interval: by TRUNCATE where it is wanted, possible and permitted.
 
     TRUNCATE is quick, but shuts readers out until COMMIT, and those with an older snapshot see an
     empty table after it.
@@ -194,7 +233,24 @@ def empty(session: connect.Session, table: model.TableName, *, truncate: bool) -
         " FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND relname = %s",
         [table.schema, table.name],
     ).fetchone()
-    if truncate and row and row[0]:
+    if truncate and within is None and row and row[0]:
         session.execute(sql.SQL("TRUNCATE {}").format(name))
     else:
-        session.execute(sql.SQL("DELETE FROM {}").format(name))
+        session.execute(sql.SQL("DELETE FROM {} WHERE {}").format(name, snapshot.inside(within)))
+
+
+def empty_all(session: connect.Session, tables: Sequence[model.TableName]) -> None:
+    """Removes all rows of these tables, children first.
+
+    By one TRUNCATE of them all, which fails where a table references one of them that is not among
+    them (0A000) or the role may not (42501); then by DELETE.
+    """
+    if not tables:
+        return
+    names = sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in tables)
+    try:
+        with session.transaction():
+            session.execute(sql.SQL("TRUNCATE {}").format(names))
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.InsufficientPrivilege):
+        for table in tables:
+            empty(session, table, truncate=False)

@@ -59,3 +59,86 @@ def test_lock_of_another_session_is_told_and_spared(
                 forbidden(target)
     books.cleanup(target)
     assert not books.status(target).exists
+
+
+def test_tables_of_an_unfinished_run_are_counted_in_steps(
+    source_url: str, target_url: str, target: model.Endpoint, run: Run
+) -> None:
+    done = run("copy", "--yes", "--include-spendlogs", "--source", source_url, "--target", target_url)
+    assert done.status == 0, done.err
+    tallies = {tally.table: tally for tally in books.status(target).tables}
+    assert (tallies["MishikaLLM_SpendLogs"].rows, tallies["MishikaLLM_SpendLogs"].planned) == (600, 1)
+    ask(target_url, "UPDATE mishika_migrate.run SET state = 'stopped'")
+    ask(target_url, "DELETE FROM mishika_migrate.step WHERE \"table\" = 'MishikaLLM_SpendLogs'")
+    found = books.status(target)
+    assert found.waiting == ("MishikaLLM_SpendLogs",)
+    tallies = {tally.table: tally for tally in found.tables}
+    assert (tallies["MishikaLLM_SpendLogs"].rows, tallies["MishikaLLM_SpendLogs"].steps) == (0, 0)
+    assert tallies["MishikaLLM_VerificationToken"] == model.Tally(
+        table="MishikaLLM_VerificationToken", rows=300, bytes=tallies["MishikaLLM_VerificationToken"].bytes,
+        steps=1, planned=1,
+    )  # fmt: skip
+
+
+# -- what others have put there, and what is not there any more -----------------------------------
+
+
+@pytest.fixture
+def kept(target_url: str, target: model.Endpoint) -> str:
+    """A target with a ledger in which nothing has happened."""
+    with connect.session(target, name="test") as session:
+        ledger.create(session)
+    return target_url
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ("CREATE TABLE mishika_migrate.mine (id serial PRIMARY KEY)", "sequence mishika_migrate.mine_id_seq, table"),
+        ("CREATE VIEW mishika_migrate.v AS SELECT 1", "view mishika_migrate.v"),
+        ("CREATE FUNCTION mishika_migrate.f() RETURNS int RETURN 1", "function mishika_migrate.f()"),
+        ("CREATE TYPE mishika_migrate.mood AS ENUM ('ok')", "type mishika_migrate.mood"),
+        ("CREATE VIEW public.runs AS SELECT id FROM mishika_migrate.run", "view runs"),
+        (
+            "CREATE TABLE public.note (run text REFERENCES mishika_migrate.run)",
+            "constraint note_run_fkey on table note",
+        ),
+    ],
+)
+def test_cleanup_takes_nothing_of_others_along(
+    made: str, words: str, kept: str, target: model.Endpoint, run: Run
+) -> None:
+    ask(kept, made)
+    with pytest.raises(errors.Refused, match="what is not this tool's: ") as caught:
+        books.cleanup(target)
+    assert words in caught.value.message.replace("public.", "")
+    done = run("cleanup", "--yes", "--target", kept)
+    assert done.status == 4
+    assert ask(kept, "SELECT count(*) FROM mishika_migrate.run") == 0
+
+
+def test_own_indexes_and_statistics_are_no_strangers(kept: str, target: model.Endpoint) -> None:
+    ask(kept, "CREATE INDEX ON mishika_migrate.step (finished)")
+    books.cleanup(target)
+    assert ask(kept, "SELECT to_regnamespace('mishika_migrate') IS NULL")
+
+
+@pytest.mark.parametrize("table", ledger.TABLES)
+def test_ledger_that_lacks_a_table_is_told_and_removed(table: str, kept: str, target: model.Endpoint, run: Run) -> None:
+    ask(kept, f"DROP TABLE mishika_migrate.{table} CASCADE")
+    assert books.status(target) == books.Status(exists=True, runs=(), missing=(table,))
+    told = run("status", "--target", kept)
+    assert told.out.startswith("The ledger on ")
+    assert f"is incomplete: table {table} missing." in told.out
+    assert run("status", "--json", "--target", kept).lines()[0]["missing"] == [table]
+    done = run("cleanup", "--yes", "--target", kept)
+    assert done.status == 0, done.err
+    assert "whether a run is unfinished is not known" in done.err
+    assert ask(kept, "SELECT to_regnamespace('mishika_migrate') IS NULL")
+
+
+def test_empty_schema_of_that_name_is_removed(target_url: str, target: model.Endpoint) -> None:
+    ask(target_url, "CREATE SCHEMA mishika_migrate")
+    assert books.status(target).missing == ledger.TABLES
+    books.cleanup(target)
+    assert not books.status(target).exists

@@ -24,7 +24,7 @@ def task(name: str) -> work.Task:
         run="a run",
         number=0,
         stage="bulk",
-        steps=(model.Analyze(target=model.TableName(schema="public", name=name)),),
+        steps=(model.Analyze(target=model.TableName(schema="public", name=name), columns=()),),
         source=model.Endpoint(role="source", conninfo="", label="nowhere"),
         target=model.Endpoint(role="target", conninfo="", label="nowhere"),
         snapshot=None,

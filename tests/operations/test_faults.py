@@ -14,10 +14,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from mishika_migrate.pg import connect, ledger
 from mishika_migrate.sandbox import accounts, sample, schema, servers
 from tests import fix_faults
 from tests.fix_faults import (
     HOLDER,
+    IN_RANGES,
     LOGS,
     STEP,
     WATCH,
@@ -26,13 +28,14 @@ from tests.fix_faults import (
     ask,
     backends,
     blocked,
+    indexes_of,
     locked,
     terminate,
     wait_until,
 )
 from tests.fix_network import Proxy
 from tests.fix_program import Ended, Run
-from tests.fix_servers import Clone, Pair, assert_equal, rows_of, tables_of
+from tests.fix_servers import Clone, Pair, assert_equal, endpoint, rows_of, tables_of
 
 LEFT = {"MishikaLLM_CronJob", "_prisma_migrations"}
 KEYS = "MishikaLLM_VerificationToken"
@@ -337,15 +340,20 @@ def test_full_disk_in_the_bulk_ends_with_5_and_is_resumed_once_there_is_room(
     source_url: str, target_url: str, full_disk: Callable[[str], FullDisk], run: Run
 ) -> None:
     blow_up(source_url, LOGS, "messages")
+    ask(source_url, f'VACUUM ANALYZE "{LOGS}"')
+    before = indexes_of(target_url)
     disk = full_disk(LOGS)
-    done = run(*arguments(source_url, target_url))
+    done = run(*arguments(source_url, target_url, *IN_RANGES))
     assert done.status == 5, done.err
     assert LOGS in done.err and "Free space on the server." in done.err and "copy --resume" in done.err, done.err
     assert retried(done) == []
-    assert rows_of(target_url, LOGS) == []
+    assert len(rows_of(target_url, LOGS)) < len(rows_of(source_url, LOGS))
     assert_equal(source_url, target_url, [KEYS])
     disk.make_room()
-    assert_done(resumed(run, source_url, target_url), source_url, target_url)
+    done = resumed(run, source_url, target_url)
+    assert_done(done, source_url, target_url)
+    assert f"public.{LOGS}[" in done.out
+    assert indexes_of(target_url) == before
 
 
 def test_full_disk_in_the_core_ends_with_6_and_an_untouched_target(
@@ -400,15 +408,34 @@ def test_lock_that_nobody_gives_up_ends_with_the_table_in_the_message(
     assert len(retried(done)) == 1
 
 
+@contextmanager
+def lock_on_the_source(start: Start, source: str, target: str, *more: str) -> Iterator[Program]:
+    """The program, started, when it has read both catalogs and is about to lock the source's tables."""
+    with connect.session(endpoint(target, "target"), name="test") as session:
+        ledger.create(session)
+    with psycopg.connect(target) as gate:
+        gate.execute("LOCK TABLE mishika_migrate.layout IN ACCESS EXCLUSIVE MODE")
+        program = start(*arguments(source, target, *more))
+        wait_until(lambda: waiting(target, WATCH))
+        with locked(source, LOGS, "ACCESS EXCLUSIVE"):
+            gate.rollback()
+            wait_until(lambda: waiting(source, HOLDER))
+            yield program
+
+
+def waiting(url: str, name: str) -> bool:
+    query = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE %(name)s"
+    )
+    return bool(ask(url, f"{query} AND datname = current_database())", {"name": name}))
+
+
 def test_lock_on_the_source_ends_with_the_table_in_the_message(source_url: str, target_url: str, start: Start) -> None:
-    wanted = arguments(source_url, target_url, "--lock-timeout", "200ms", "--retries", "2")
-    with locked(source_url, LOGS, "ACCESS EXCLUSIVE") as holder:
-        holder.rollback()
-        with stuck(start, target_url, LATE, *arguments(source_url, target_url, *wanted[8:])) as program:
-            holder.execute(f'LOCK TABLE "{LOGS}" IN ACCESS EXCLUSIVE MODE'.encode())
+    with lock_on_the_source(start, source_url, target_url, "--lock-timeout", "1s") as program:
         done = program.ended()
-    assert done.status == 5, done.err
+    assert done.status == 6, done.err
     assert f"table {LOGS}: canceling statement due to lock timeout" in " ".join(done.err.split())
+    assert_nothing_landed(target_url)
 
 
 def test_database_that_is_read_only_by_default_is_written_all_the_same(
@@ -491,13 +518,13 @@ def test_signal_in_the_bulk_keeps_what_landed(
     assert_done(resumed(run, source_url, target_url), source_url, target_url)
 
 
-def test_signal_while_a_step_waits_for_a_lock_of_the_source(source_url: str, target_url: str, start: Start) -> None:
-    with psycopg.connect(source_url) as holder:
-        with stuck(start, target_url, LATE, *arguments(source_url, target_url)) as program:
-            holder.execute(f'LOCK TABLE "{LOGS}" IN ACCESS EXCLUSIVE MODE'.encode())
-        wait_until(lambda: blocked(source_url))
+def test_signal_while_the_snapshot_waits_for_a_lock_of_the_source(
+    source_url: str, target_url: str, start: Start
+) -> None:
+    with lock_on_the_source(start, source_url, target_url) as program:
         done = stopped_within(program, signal.SIGINT, 2)
         assert done.status == 130, done.err
+        assert "nothing was written" in done.err
         assert_gone(target_url)
         assert backends(source_url) == 0
 

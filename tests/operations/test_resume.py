@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +10,14 @@ import pytest
 
 from mishika_migrate.sandbox import servers
 from tests import fix_faults
-from tests.fix_faults import LOGS, STEP, WATCH, Start, ask, backends, blocked, landed, locked, wait_until
+from tests.fix_faults import LOGS, STEP, Start, ask, backends, blocked, landed, locked, wait_until
 from tests.fix_program import Ended, Run
 from tests.fix_servers import Pair, assert_equal, rows_of, tables_of
 
 LEFT = {"MishikaLLM_CronJob", "_prisma_migrations"}
 KEYS = "MishikaLLM_VerificationToken"
 NO_ANALYZE = "SHARE UPDATE EXCLUSIVE"  # COPY does not need what it withholds
-CORE = ("MishikaLLM_BudgetTable", "MishikaLLM_TeamTable", KEYS, "MishikaLLM_InvitationLink")
+CORE = ("MishikaLLM_BudgetTable", KEYS)  # the first one, and one in the middle
 
 
 def arguments(source: str, target: str, *more: str) -> tuple[str, ...]:
@@ -36,7 +33,7 @@ def copied(source: str) -> list[str]:
 
 
 def kept(done: Ended) -> set[str]:
-    return {line["table"] for line in done.lines() if line["event"] == "step_kept" and line["table"]}
+    return {line["table"] for line in done.lines() if line["event"] == "table_kept" and line["whole"]}
 
 
 def finished(done: Ended) -> set[str]:
@@ -91,8 +88,9 @@ def test_kill_in_the_bulk_is_resumed_to_a_source_that_has_changed(
     done = resume(run, source_url, target_url)
     assert done.status == 0, done.err
     assert_equal(source_url, target_url, copied(source_url))
-    assert kept(done) == {"MishikaLLM_DailyUserSpend", "MishikaLLM_DailyTeamSpend", "MishikaLLM_ErrorLogs"}
-    assert not kept(done) & finished(done)
+    assert {"MishikaLLM_AuditLog", "MishikaLLM_DailyTagSpend"} <= kept(done)  # history that follows is not repeated
+    assert kept(done) == set(copied(source_url)) - finished(done)
+    assert {LOGS, KEYS} <= finished(done)
 
 
 def test_resume_repeats_nothing_that_has_not_changed(source_url: str, target_url: str, run: Run, start: Start) -> None:
@@ -142,26 +140,6 @@ def test_kill_in_the_finish_stage_is_resumed(source_url: str, target_url: str, r
     assert_equal(source_url, target_url, copied(source_url))
     views = "SELECT count(*) FROM pg_views WHERE schemaname = 'public'"
     assert ask(target_url, views) == ask(source_url, views) == 8
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_kill_at_any_instant_is_mended_by_what_the_next_command_says(
-    seed: int, source_url: str, target_url: str, run: Run, start: Start
-) -> None:
-    chance = random.Random(seed)
-    program = start(*arguments(source_url, target_url))
-    wait_until(lambda: backends(target_url, WATCH) or not program.running)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        program.process.wait(timeout=chance.uniform(0.0, 1.0))
-    program.kill()
-    wait_until(lambda: backends(target_url) == 0)
-    if fix_faults.state(target_url) != "finished":
-        done = run(*arguments(source_url, target_url))
-        if done.status == 5:
-            change(source_url)
-            done = resume(run, source_url, target_url)
-        assert done.status == 0, done.err
-    assert_equal(source_url, target_url, copied(source_url))
 
 
 def test_resume_from_another_source_is_refused(

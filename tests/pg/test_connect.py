@@ -171,6 +171,48 @@ def test_session_that_cannot_be_had_says_why(change: tuple[str, str], message: s
     assert raised.value.status == 6
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("PGSSLMODE", "bogus", 'invalid sslmode value: "bogus"'),
+        ("PGSERVICE", "bogus", 'definition of service "bogus" not found'),
+        ("PGPORT", "bogus", 'invalid integer value "bogus" for connection option "port"'),
+        ("PGTZ", "bogus", 'invalid value for parameter "TimeZone": "bogus"'),
+        ("PGDATESTYLE", "bogus", 'invalid value for parameter "DateStyle": "bogus"'),
+        ("PGOPTIONS", "-c bogus=1", 'unrecognized configuration parameter "bogus"'),
+        ("PGOPTIONS", "bogus", "invalid command-line argument for server process: bogus"),
+    ],
+)
+def test_hint_names_the_variable_that_holds_the_mistake(
+    variable: str, value: str, words: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(errors.Unreachable) as raised:
+        connect.open(endpoint(url, "target"), name="test")
+    assert raised.value.message.endswith(f": {words}")
+    assert raised.value.hint == f"Check the environment variable {variable}."
+
+
+def test_hint_names_the_parameter_of_the_url_that_holds_the_mistake(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c work_mem=64MB")
+    with pytest.raises(errors.Unreachable) as raised:
+        connect.open(endpoint(f"{url}&options=-c%20bogus%3D1", "target"), name="test")
+    assert raised.value.hint == "Check options in the URL."
+
+
+def test_too_many_connections_are_no_mistake_of_the_url(url: str) -> None:
+    with connect.session(endpoint(url, "target"), name="test") as session:
+        session.execute("DROP ROLE IF EXISTS crowd")
+        session.execute("CREATE ROLE crowd LOGIN CONNECTION LIMIT 0")
+        try:
+            with pytest.raises(errors.Unreachable, match='too many connections for role "crowd"') as raised:
+                connect.open(endpoint(url.replace("postgres@", "crowd@", 1), "target"), name="test", answered=True)
+        finally:
+            session.execute("DROP ROLE crowd")
+    assert "Lower --jobs" in raised.value.hint
+    assert raised.value.transient
+
+
 def test_refused_connection_is_worth_another_try_once_the_endpoint_has_answered() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

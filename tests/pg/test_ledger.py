@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -32,7 +32,7 @@ def session(url: str) -> Iterator[connect.Session]:
 
 
 def begin(session: connect.Session, run: str) -> None:
-    ledger.begin(session, run=run, plan=PLAN, text="{}", horizon="h1", tool="a test")
+    ledger.begin(session, run=run, plan=PLAN, text="{}", tool="a test")
 
 
 def landed(step: str, table: str = "t") -> model.Landed:
@@ -63,7 +63,7 @@ def test_step_that_was_rolled_back_has_not_happened(session: connect.Session) ->
 
 def test_stale_step_is_carried_out_once_more_and_only_once(session: connect.Session) -> None:
     carry_out(session, "s")
-    ledger.rebase(session, run="a run", horizon="h2", stale={"s"})
+    ledger.outdate(session, run="a run", steps={"s"})
     assert ledger.landed(session, run="a run") == {}
     assert ledger.touched(session, run="a run")
     assert carry_out(session, "s") == ledger.Claim(again=True)
@@ -72,7 +72,7 @@ def test_stale_step_is_carried_out_once_more_and_only_once(session: connect.Sess
 
 def test_stale_step_that_was_rolled_back_stays_stale(session: connect.Session) -> None:
     carry_out(session, "s")
-    ledger.rebase(session, run="a run", horizon="h2", stale={"s"})
+    ledger.outdate(session, run="a run", steps={"s"})
     with pytest.raises(ZeroDivisionError), connect.transaction(session):
         assert ledger.claim(session, run="a run", step="s").again
         raise ZeroDivisionError
@@ -84,7 +84,7 @@ def test_stale_step_that_was_rolled_back_stays_stale(session: connect.Session) -
 def test_claim_waits_until_its_twin_is_decided(stale: bool, commits: bool, session: connect.Session, url: str) -> None:
     if stale:
         carry_out(session, "s")
-        ledger.rebase(session, run="a run", horizon="h2", stale={"s"})
+        ledger.outdate(session, run="a run", steps={"s"})
     seen: list[ledger.Claim] = []
 
     def second() -> None:
@@ -112,10 +112,9 @@ def test_run_is_unfinished_once_something_landed(session: connect.Session) -> No
     carry_out(session, "s")
     carry_out(session, "view v", table="")
     found = ledger.unfinished(session)
-    assert found == model.Unfinished(run="a run", plan="{}", horizon="h1", tables=frozenset({"t"}))
-    ledger.rebase(session, run="a run", horizon="h2", stale={"s", "view v"})
-    again = ledger.unfinished(session)
-    assert (again and again.horizon, again and again.tables) == ("h2", frozenset({"t"}))
+    assert found == model.Unfinished(run="a run", plan="{}", tables=frozenset({"t"}))
+    ledger.outdate(session, run="a run", steps={"s", "view v"})
+    assert ledger.unfinished(session) == found
     ledger.end(session, run="a run", state="finished")
     assert ledger.unfinished(session) is None
 
@@ -188,16 +187,35 @@ def test_drop_leaves_nothing(session: connect.Session, url: str) -> None:
     assert ask(url, "SELECT count(*) FROM pg_namespace WHERE nspname = 'mishika_migrate'") == 0
 
 
-def test_moving_counts_the_copies_of_this_run_only(session: connect.Session, url: str) -> None:
-    ask(url, "CREATE TABLE t (n int)")
-    with ExitStack() as stack:
-        for run in ("a run", "b"):
-            name = f"mishika-migrate/{run}/step/0"
-            other = stack.enter_context(connect.session(endpoint(url, "target"), name=name))
-            copy = stack.enter_context(other.cursor().copy("COPY public.t FROM STDIN"))
-            copy.write(b"1\n" * 4_000_000)
-        wait_until(lambda: "t" in ledger.moving(session, run="a run"))
-        rows, size = ledger.moving(session, run="a run")["t"]
-        assert 0 < rows <= 4_000_000
-        assert 2 * rows <= size <= 8_000_000
-    assert ledger.moving(session, run="a run") == {}
+def test_each_step_knows_the_state_of_the_source_that_its_rows_come_from(session: connect.Session) -> None:
+    with connect.transaction(session):
+        for step in ("s", "r"):
+            ledger.claim(session, run="a run", step=step)
+            ledger.record(session, run="a run", landed=landed(step), horizon="h1")
+    ledger.move(session, run="a run", step="s", rows=7, horizon="h2")
+    ledger.outdate(session, run="a run", steps={"r"})
+    assert ledger.horizons(session, run="a run") == {"s": "h2", "r": "h1"}
+    assert ledger.landed(session, run="a run") == {"s": replace(landed("s"), rows_out=7, rows_in=7)}
+    assert ledger.horizons(session, run="another") == {}
+
+
+def test_steps_of_a_table_that_is_emptied_have_not_happened(session: connect.Session) -> None:
+    carry_out(session, "s")
+    carry_out(session, "r", table="u")
+    ledger.forget(session, run="a run", tables=[model.TableName(schema="public", name="t")])
+    assert ledger.landed(session, run="a run") == {"r": landed("r", "u")}
+    assert carry_out(session, "s") == ledger.Claim()
+
+
+def test_index_is_kept_from_its_drop_until_it_is_restored(session: connect.Session) -> None:
+    t, u = (model.TableName(schema="public", name=name) for name in "tu")
+    for table, name in ((t, "b"), (u, "a"), (t, "a")):
+        ledger.keep_index(session, run="a run", table=table, name=name, definition=f"{table.name}'s {name}")
+    assert list(ledger.kept_indexes(session, run="a run").items()) == [
+        ((t, "a"), "t's a"),
+        ((t, "b"), "t's b"),
+        ((u, "a"), "u's a"),
+    ]
+    ledger.release_index(session, run="a run", table=t, name="a")
+    assert set(ledger.kept_indexes(session, run="a run")) == {(t, "b"), (u, "a")}
+    assert ledger.kept_indexes(session, run="another") == {}

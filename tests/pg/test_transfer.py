@@ -117,7 +117,7 @@ def moved(source: str, target: str, what: model.CopyTable) -> model.Landed:
         connect.session(ends[1], name="test") as writing,
         connect.transaction(writing),
     ):
-        return transfer.copy(reading, writing, what, endpoints=ends, stopping=connect.never)
+        return transfer.copy(transfer.Way(source=reading, target=writing, endpoints=ends), what)
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
@@ -162,7 +162,8 @@ def test_no_block_but_a_single_large_row_is_larger_than_two_hundred_kib(blobs: t
     ask(blobs[0], "INSERT INTO blobs SELECT n, repeat('x', n * 10) FROM generate_series(1, 5000) n")
     end = endpoint(blobs[0], "source")
     with connect.session(end, name="test") as session:
-        stream = transfer.Stream(session, step("blobs", blobs[0], binary=True), endpoint=end, stopping=connect.never)
+        query = transfer.copy_out(step("blobs", blobs[0], binary=True))
+        stream = transfer.Stream(session, query, what="table blobs", endpoint=end, stopping=connect.never)
         sizes = [len(block) for block in stream]
     assert stream.rows == 5000
     assert (min(sizes[:-1]) >= 128 * 1024, max(sizes) < 200 * 1024) == (True, True)
@@ -177,7 +178,7 @@ def test_stop_leaves_nothing_and_a_usable_session(blobs: tuple[str, str]) -> Non
     with connect.session(ends[0], name="test") as reading, connect.session(ends[1], name="test") as writing:
         stop.set()
         with pytest.raises(connect.Stopped), connect.transaction(writing):
-            transfer.copy(reading, writing, what, endpoints=ends, stopping=stop.is_set)
+            transfer.copy(transfer.Way(source=reading, target=writing, endpoints=ends, stopping=stop.is_set), what)
         assert writing.execute("SELECT count(*) FROM public.blobs").fetchone() == (0,)
 
 

@@ -225,9 +225,12 @@ STEPS = st.one_of(
         rows=ROWS,
         bytes=BYTES,
     ),
+    st.builds(model.DropIndexes, target=QUALIFIED, names=NAME_TUPLE),
+    st.builds(model.BuildIndex, target=QUALIFIED, name=TEXT),
+    st.builds(model.RestoreIndexes, target=QUALIFIED, names=NAME_TUPLE),
     st.builds(model.SetSequence, source=QUALIFIED, target=QUALIFIED),
     st.builds(model.CreateView, target=QUALIFIED, definition=TEXT, owner=TEXT),
-    st.builds(model.Analyze, target=QUALIFIED),
+    st.builds(model.Analyze, target=QUALIFIED, columns=NAME_TUPLE),
 )
 STAGE_NAMES = st.sampled_from(["schema", "core", "bulk", "finish"])
 PLANS = st.builds(

@@ -1,0 +1,156 @@
+"""Indexes that are taken away for the load: every one is there again, whatever came in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from tests import fix_faults
+from tests.fix_faults import IN_RANGES, LOGS, Gate, Start, ask, indexes_of, ranges_landed, wait_until
+from tests.fix_program import Ended, Run
+from tests.fix_servers import Pair, assert_equal, tables_of
+
+LEFT = {"MishikaLLM_CronJob", "_prisma_migrations"}
+
+# On top of what the proxy has: whatever an index can have.
+MORE = f"""
+CREATE INDEX "a b" ON "{LOGS}" (lower(request_id) text_pattern_ops, "startTime" DESC NULLS LAST)
+  INCLUDE (spend) WITH (fillfactor = 70) WHERE spend >= 0;
+CREATE INDEX tags ON "{LOGS}" USING gin (request_tags jsonb_path_ops);
+ALTER TABLE "{LOGS}" ADD CONSTRAINT later UNIQUE (request_id, call_type) DEFERRABLE INITIALLY DEFERRED;
+ALTER TABLE "{LOGS}" ADD EXCLUDE USING hash (request_id WITH =);
+COMMENT ON INDEX "a b" IS 'it''s one';
+COMMENT ON CONSTRAINT later ON "{LOGS}" IS 'a constraint';
+ALTER TABLE "{LOGS}" CLUSTER ON "{LOGS}_startTime_idx";
+CREATE UNIQUE INDEX identity ON "{LOGS}" (request_id, call_type);
+ALTER TABLE "{LOGS}" REPLICA IDENTITY USING INDEX identity;
+"""
+
+PUBLIC = """
+SELECT string_agg(concat_ws(' ', kind, name), E'\n' ORDER BY kind, name) FROM (
+  SELECT 'relation', relname FROM pg_class WHERE relnamespace = 'public'::regnamespace UNION ALL
+  SELECT 'function', proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace UNION ALL
+  SELECT 'type', typname FROM pg_type WHERE typnamespace = 'public'::regnamespace UNION ALL
+  SELECT 'trigger', tgname FROM pg_trigger WHERE NOT tgisinternal UNION ALL
+  SELECT 'constraint', conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace) found (kind, name)
+"""
+
+
+def arguments(source: str, target: str, *more: str) -> tuple[str, ...]:
+    return ("copy", "--everything", "--yes", "--json", "--source", source, "--target", target, *IN_RANGES, *more)
+
+
+def resumed(run: Run, source: str, target: str) -> Ended:
+    return run("copy", "--resume", "--json", "--source", source, "--target", target)
+
+
+def copied(source: str) -> list[str]:
+    return [table for table in tables_of(source) if table not in LEFT]
+
+
+def things(url: str) -> set[str]:
+    return set(str(ask(url, PUBLIC)).splitlines())
+
+
+def kept_definitions(target: str) -> int:
+    return int(ask(target, "SELECT count(*) FROM mishika_migrate.index"))
+
+
+def test_everything_is_as_before(long_url: str, target_url: str, start: Start, gate: Callable[[str], Gate]) -> None:
+    ask(target_url, MORE)
+    closed = gate("copy")
+    before, public = indexes_of(target_url), things(target_url)
+    program = start(*arguments(long_url, target_url))
+    wait_until(closed.reached)
+    during = indexes_of(target_url)
+    closed.open()
+    done = program.ended()
+    assert done.status == 0, done.err
+    assert '"a b"' not in during
+    assert "EXCLUDE" in during  # no index can be made into an exclusion constraint
+    assert_equal(long_url, target_url, copied(long_url))
+    assert indexes_of(target_url) == before
+    assert things(target_url) - public <= things(long_url)  # the views
+    assert public <= things(target_url)
+    assert kept_definitions(target_url) == 0
+    names = [line["step"] for line in done.lines() if line["event"] == "step_finished" and line["kind"] == "BuildIndex"]
+    assert f"index public.{LOGS} a b" in names
+
+
+def test_data_that_an_index_cannot_hold_ends_with_5_and_all_that_is_needed_to_mend_it(
+    long_url: str, target_url: str, run: Run
+) -> None:
+    ask(target_url, f"CREATE UNIQUE INDEX once ON \"{LOGS}\" (call_type) WHERE request_id LIKE 'long 1%'")
+    before = indexes_of(target_url)
+    done = run(*arguments(long_url, target_url))
+    said = " ".join(done.err.split())
+    assert done.status == 5, done.err
+    definition = (
+        f"CREATE UNIQUE INDEX once ON public.\"{LOGS}\" USING btree (call_type) WHERE (request_id ~~ 'long 1%'::text)"
+    )
+    assert f"index once, which is {definition}" in said
+    assert "mishika-migrate copy --resume" in said
+    assert "once" not in indexes_of(target_url)
+    assert_equal(long_url, target_url, copied(long_url))
+    again = resumed(run, long_url, target_url)
+    assert again.status == 5, again.err
+    ask(long_url, f"UPDATE \"{LOGS}\" SET call_type = request_id WHERE request_id LIKE 'long 1%'")
+    again = resumed(run, long_url, target_url)
+    assert again.status == 0, again.err
+    assert_equal(long_url, target_url, copied(long_url))
+    assert indexes_of(target_url) == before
+    assert kept_definitions(target_url) == 0
+
+
+def test_row_that_came_twice_meanwhile_is_named_and_mended_on_the_target(
+    long_url: str, target_url: str, start: Start, run: Run, gate: Callable[[str], Gate]
+) -> None:
+    """The primary key is away during the load: a proxy that writes to the target already may double a row."""
+    before = indexes_of(target_url)
+    closed = gate("copy")
+    program = start(*arguments(long_url, target_url))
+    wait_until(lambda: closed.reached() and ranges_landed(target_url) > 1)
+    ask(
+        target_url,
+        f'INSERT INTO "{LOGS}" (request_id, call_type, "startTime", "endTime") SELECT request_id, \'twice\','
+        f' now(), now() FROM "{LOGS}" LIMIT 1',
+    )
+    closed.open()
+    done = program.ended()
+    assert done.status == 5, done.err
+    said = " ".join(done.err.split())
+    assert f"index {LOGS}_pkey, which is CREATE UNIQUE INDEX" in said and "copy --resume" in said
+    ask(target_url, f"DELETE FROM \"{LOGS}\" WHERE call_type = 'twice'")
+    again = resumed(run, long_url, target_url)
+    assert again.status == 0, again.err
+    assert_equal(long_url, target_url, copied(long_url))
+    assert indexes_of(target_url) == before
+    assert fix_faults.state(target_url) == "finished"
+
+
+@pytest.fixture
+def writer(pair: Pair, target_url: str) -> str:
+    """A role that may write every row and owns no table."""
+    with psycopg.connect(target_url, autocommit=True) as session:
+        session.execute("DROP ROLE IF EXISTS writer")
+        session.execute("CREATE ROLE writer LOGIN")
+        session.execute("GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public TO writer")
+        session.execute("GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA public TO writer")
+        session.execute("GRANT USAGE, CREATE ON SCHEMA public TO writer")
+        name = session.info.dbname
+        session.execute(f'GRANT CREATE ON DATABASE "{name}" TO writer'.encode())
+    return target_url.replace("postgres@", "writer@")
+
+
+def test_who_does_not_own_the_tables_keeps_their_indexes_and_says_so(
+    long_url: str, target_url: str, writer: str, run: Run
+) -> None:
+    before = "SELECT array_agg(oid ORDER BY oid) FROM pg_class WHERE relkind = 'i' AND relname ~ 'Mishika'"
+    oids = ask(target_url, before)
+    done = run(*arguments(long_url, writer))
+    assert done.status == 0, done.err
+    assert f"writer does not own {LOGS} on the target" in " ".join(done.err.split())
+    assert ask(target_url, before) == oids
+    assert_equal(long_url, target_url, copied(long_url))
