@@ -89,8 +89,21 @@ class SnapshotLost(ServerError):
     """The source no longer knows the snapshot: its holder's session ended."""
 
 
+class ResultLost(Error):
+    """Everything was done, but stdout did not take what there is to say about it."""
+
+    status = 8
+
+
+class WorkerLost(ServerError):
+    """A process or a machine that worked for the run is gone; its step was rolled back, and goes to another one."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint, transient=True)
+
+
 class Interrupted(Error):
-    """SIGINT or SIGTERM; what was open was rolled back."""
+    """SIGINT, SIGTERM or SIGHUP; what was open was rolled back."""
 
     status = 130
 

@@ -1,7 +1,6 @@
 """What the operator wants, from flags and environment, then `mishika-migrate.yaml`, then defaults.
 
-Imports `errors`, `model`, `addresses` and `matrix.document`, which reads YAML. Also reads the proxy's
-own configuration file, which is not ours: leniently, and only for the few keys that matter to a move.
+Imports `errors`, `model`, `addresses`, `proxy` and `matrix.document`, which reads YAML.
 """
 
 from __future__ import annotations
@@ -11,10 +10,13 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 from mishika_migrate import addresses, errors, model
+from mishika_migrate import proxy as proxies
 from mishika_migrate.matrix import document
 
 FILE = "mishika-migrate.yaml"
@@ -22,30 +24,18 @@ PREFIX = "MISHIKA_MIGRATE_"
 GROUPS = ("spendlogs", "errorlogs", "usage", "auditlogs")
 NAMES = (
     "source", "target", "matrix", "proxy_config", *(f"include_{group}" for group in GROUPS), "include",
-    "exclude", "everything", "create_schema", "jobs", "dry_run", "resume", "yes", "json", "quiet", "verbose",
-    "retries", "retry_seconds", "lock_timeout",
+    "exclude", "only", "everything", "create_schema", "jobs", "dry_run", "resume", "yes", "json", "quiet", "verbose",
+    "retries", "retry_seconds", "lock_timeout", "batch_size", "defer_indexes", "toast_compression",
+    "spendlogs_since", "spendlogs_last", "spendlogs_before",
+    "executor", "max_rate", "pause_if_lag",
 )  # fmt: skip
 """The options, as `load` takes them; flags and the file write them with dashes."""
 
-_REFERENCE = "os.environ/"
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 _DAY = 86_400.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProxyConfig:
-    """What the proxy's own file says about its database, with references to the environment resolved.
-
-    `store_model_in_db` is None where neither the file nor the environment says it. `database_origin`
-    is the place that the URL comes from, for errors.
-    """
-
-    path: str
-    database_url: str | None = field(default=None, repr=False)
-    database_origin: str = ""
-    disable_spend_logs: bool = False
-    disable_error_logs: bool = False
-    store_model_in_db: bool | None = None
+_SIZES = {"": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
+Defer = Literal["auto", "always", "never"]
+Compression = Literal["auto", "lz4", "pglz", "server"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +43,28 @@ class Settings:
     """Everything a command may ask. `retries` counts attempts of one step, times are in seconds.
 
     `lock_timeout` 0 waits without a limit; `retry_seconds` bounds all attempts of a step together.
-    `groups` are those of `GROUPS` that are wanted. `warnings` are for the operator, whatever happens.
+    `groups` are those of `GROUPS` that are wanted. `batch_size` is in bytes. `executor` is `threads`,
+    `processes` or `dask=ADDRESS`; `max_rate` is in bytes a second, None without a limit.
+    `pause_if_lag` is None where no standby is waited for. `warnings` are for the operator, whatever
+    happens.
     """
 
     source: model.Endpoint | None = None
     target: model.Endpoint | None = None
     matrix: Path | None = None
-    proxy: ProxyConfig | None = None
+    proxy: proxies.Config | None = None
     groups: frozenset[str] = frozenset()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     everything: bool = False
     create_schema: bool = False
     jobs: int = 4
+    spendlogs_since: datetime | None = None
+    spendlogs_before: datetime | None = None
+    batch_size: int = 64_000_000
+    defer_indexes: Defer = "auto"
+    toast_compression: Compression = "auto"
     dry_run: bool = False
     resume: bool = False
     yes: bool = False
@@ -75,6 +74,9 @@ class Settings:
     retries: int = 5
     retry_seconds: float = 120.0
     lock_timeout: float = 10.0
+    executor: str = "threads"
+    max_rate: int | None = None
+    pause_if_lag: float | None = None
     warnings: tuple[str, ...] = ()
 
     def need_source(self) -> model.Endpoint:
@@ -99,20 +101,27 @@ def load(
     Its relative paths count from its own folder. Whatever is wrong is a `ConfigurationError`.
     """
     said = _Said(given, environ, _file(config, directory))
+    now = datetime.now(UTC)
     proxy_path = said.path("proxy_config")
     needed = not said.has("source")
-    proxy = read_proxy_config(proxy_path, environ, needed=needed) if proxy_path else None
+    proxy = proxies.read(proxy_path, environ, needed=needed) if proxy_path else None
     settings = Settings(
         source=said.endpoint("source") or _proxy_source(proxy, environ),
         target=said.endpoint("target"),
         matrix=said.path("matrix"),
         proxy=proxy,
-        groups=frozenset(group for group in GROUPS if said.flag(f"include_{group}")),
+        groups=frozenset(group for group in GROUPS if said.flag(f"include_{group}") or said.implies(group)),
         include=said.texts("include"),
         exclude=said.texts("exclude"),
+        only=said.texts("only"),
         everything=said.flag("everything"),
         create_schema=said.flag("create_schema"),
         jobs=said.whole("jobs", default=4, most=64),
+        spendlogs_since=said.since(now),
+        spendlogs_before=said.moment("spendlogs_before"),
+        batch_size=said.size("batch_size", default=64_000_000),
+        defer_indexes=said.choice("defer_indexes", get_args(Defer)),
+        toast_compression=said.choice("toast_compression", get_args(Compression)),
         dry_run=said.flag("dry_run"),
         resume=said.flag("resume"),
         yes=said.flag("yes"),
@@ -122,10 +131,26 @@ def load(
         retries=said.whole("retries", default=5, most=100),
         retry_seconds=said.seconds("retry_seconds", default=120.0),
         lock_timeout=said.seconds("lock_timeout", default=10.0),
+        executor=said.executor("executor"),
+        max_rate=said.rate("max_rate"),
+        pause_if_lag=said.seconds("pause_if_lag", default=0.0) if said.has("pause_if_lag") else None,
         warnings=said.warnings(),
     )
     _refuse_conflicts(settings, said)
     return settings
+
+
+RATE = "bytes a second from 1kB/s to 1000GB/s, such as 50MB/s"
+
+
+def rate(value: object) -> int | None:
+    """Bytes a second of `50MB/s`, `50 MB` or 50000000; None for what is no rate."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"([0-9]{1,13}(?:\.[0-9]{1,6})?) ?(k|kb|m|mb|g|gb|b)?(?:/s)?", value.lower(), re.ASCII)
+        value = int(float(found[1]) * _SIZES[(found[2] or "").removesuffix("b")]) if found else None
+    if not isinstance(value, int) or isinstance(value, bool) or not 10**3 <= value <= 10**12:
+        return None
+    return value
 
 
 def _file(config: Path | None, directory: Path) -> document.Document | None:
@@ -141,7 +166,7 @@ def _file(config: Path | None, directory: Path) -> document.Document | None:
         name = key.replace("-", "_")
         if name not in NAMES:
             known = [known.replace("_", "-") for known in NAMES]
-            raise found.error(f"unknown key {key}", key, hint=document.nearest(key, known, what="keys"))
+            raise found.error(document.unknown(key), key, hint=document.nearest(key, known, what="keys"))
         if name in seen:
             raise found.error(f"{key} and {seen[name]} are the same key", key, hint="Keep one of the two.")
         seen[name] = key
@@ -150,7 +175,7 @@ def _file(config: Path | None, directory: Path) -> document.Document | None:
 
 def _exists(path: Path) -> bool:
     try:
-        return path.exists()
+        return path.exists() or path.is_symlink()  # one that leads nowhere was meant to lead somewhere
     except OSError:  # a folder that may not be searched; reading the file says so
         return True
 
@@ -162,7 +187,7 @@ def _needed(endpoint: model.Endpoint | None, role: model.Role) -> model.Endpoint
     return endpoint
 
 
-def _proxy_source(proxy: ProxyConfig | None, environ: Mapping[str, str]) -> model.Endpoint | None:
+def _proxy_source(proxy: proxies.Config | None, environ: Mapping[str, str]) -> model.Endpoint | None:
     if proxy is None or proxy.database_url is None:
         return None
     return addresses.endpoint(proxy.database_url, role="source", origin=proxy.database_origin, environ=environ)
@@ -172,9 +197,16 @@ def _refuse_conflicts(settings: Settings, said: _Said) -> None:
     both = [name for name in settings.include if name in settings.exclude]
     if both:
         raise errors.ConfigurationError(
-            f"{said.origin('exclude')}: {both[0]} is in both include and exclude",
+            f"{said.origin('exclude')}: {document.named(both[0], otherwise='a table')} is in both include and exclude",
             hint="Name a table in one of the two.",
         )
+    for name in ("include", "everything", "create_schema", *(f"include_{group}" for group in GROUPS)):
+        if settings.only and said.value(name, None):
+            other = name.replace("_", "-")
+            raise errors.ConfigurationError(
+                f"{said.origin('only')}: only and {other} exclude each other",
+                hint=f"Leave {other} out: only names all that is copied.",
+            )
     if settings.everything and settings.include:
         raise errors.ConfigurationError(
             f"{said.origin('include')}: include and everything exclude each other",
@@ -241,6 +273,66 @@ class _Said:
             raise self.wrong(name, "0 to 86400 seconds, such as 10, 500ms or 2min")
         return float(value)
 
+    def size(self, name: str, *, default: int) -> int:
+        """Bytes as a number, or as text with a unit."""
+        value = self.value(name, default)
+        if isinstance(value, str):
+            found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([kmg]?b?)", value.lower(), re.ASCII)
+            value = int(float(found[1]) * _SIZES[found[2].removeprefix("b")]) if found else -1
+        if not isinstance(value, int) or isinstance(value, bool) or not 10**6 <= value <= 10**12:
+            raise self.wrong(name, "a size from 1MB to 1000GB, such as 64MB")
+        return value
+
+    def rate(self, name: str) -> int | None:
+        """Bytes a second as a number, or as text with a unit."""
+        if not self.has(name):
+            return None
+        found = rate(self.value(name, None))
+        if found is None:
+            raise self.wrong(name, RATE)
+        return found
+
+    def executor(self, name: str) -> str:
+        value = self.value(name, "threads")
+        if not isinstance(value, str) or not re.fullmatch(r"threads|processes|dask=\S+", value):
+            raise self.wrong(name, "threads, processes or dask=ADDRESS, such as dask=tcp://host:8786")
+        return value
+
+    def implies(self, group: str) -> bool:
+        """A part of a group cannot be wanted without the group."""
+        return any(self.has(f"{group}_{part}") for part in ("since", "last", "before"))
+
+    def moment(self, name: str) -> datetime | None:
+        """A date or a time as the proxy writes them: UTC without a zone. One with a zone is converted."""
+        value = self.value(name, None)
+        try:
+            found = datetime.fromisoformat(str(value)) if value is not None else None
+        except ValueError:
+            raise self.wrong(name, "a date or time such as 2026-08-01 or 2026-08-01T12:00") from None
+        return found.astimezone(UTC).replace(tzinfo=None) if found is not None and found.tzinfo else found
+
+    def since(self, now: datetime) -> datetime | None:
+        """The begin of the request log's part: a moment, or so long before now."""
+        if not self.has("spendlogs_last"):
+            return self.moment("spendlogs_since")
+        if self.has("spendlogs_since"):
+            raise errors.ConfigurationError(
+                f"{self.origin('spendlogs_last')}: spendlogs-last and spendlogs-since exclude each other",
+                hint="Give one of the two.",
+            )
+        found = re.fullmatch(r"([0-9]{1,5}) ?(h|d|w)", str(self.value("spendlogs_last", "")), re.ASCII)
+        if not found:
+            raise self.wrong("spendlogs_last", "a time such as 90d, 12h or 4w")
+        hours = int(found[1]) * {"h": 1, "d": 24, "w": 168}[found[2]]
+        return (now - timedelta(hours=hours)).replace(tzinfo=None, microsecond=0)
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> Any:
+        """One of `choices`, the first by default."""
+        value = self.value(name, choices[0])
+        if value not in choices:
+            raise self.wrong(name, f"one of {', '.join(choices)}")
+        return value
+
     def texts(self, name: str) -> tuple[str, ...]:
         value = self.value(name, ())
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
@@ -291,136 +383,3 @@ def _flag(name: str) -> str:
 def _open_to_others(path: Path) -> bool:
     # Windows has no such bits, and Python shows 0o666 for every file there.
     return os.name == "posix" and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
-
-
-# -- the proxy's own file -------------------------------------------------------------------------
-
-
-def read_proxy_config(path: Path, environ: Mapping[str, str], *, needed: bool = True) -> ProxyConfig:
-    """What `general_settings` says of the database, by the proxy's rules (MishikaLLM 1.68 proxy_cli.py).
-
-    Unless `needed`, a `database_url` whose variable is not set here is no error but None: the proxy
-    runs elsewhere, and the source has been named in another way.
-    """
-    found = _general_settings(path)
-    stored = _proxy_flag(found, "store_model_in_db", environ)
-    said = _bool(environ.get("STORE_MODEL_IN_DB"))
-    url, origin = _database_url(found, environ, needed)
-    return ProxyConfig(
-        path=str(path),
-        database_url=url,
-        database_origin=origin,
-        disable_spend_logs=_proxy_flag(found, "disable_spend_logs", environ) is True,
-        disable_error_logs=_proxy_flag(found, "disable_error_logs", environ) is True,
-        # proxy_server.py: the variable can switch it on, never off.
-        store_model_in_db=True if said else said if stored is None else stored,
-    )
-
-
-def _general_settings(path: Path) -> document.Document:
-    """The document whose `general_settings` counts: each included file replaces those before it."""
-    found = document.read(path)
-    for name in document.texts(found, "include", default=()):
-        included = document.read(path.parent / name)
-        if isinstance(included.value, dict) and "general_settings" in included.value:
-            found = included
-    return found
-
-
-def _proxy_value(found: document.Document, name: str) -> object:
-    content = found.value if isinstance(found.value, dict) else {}
-    if content.get("general_settings") is None:
-        return None
-    document.names(found, "general_settings")  # raises unless it is a mapping
-    return content["general_settings"].get(name)
-
-
-def _proxy_flag(found: document.Document, name: str, environ: Mapping[str, str]) -> bool | None:
-    value = _proxy_value(found, name)
-    if value is None:
-        return None
-    if isinstance(value, str) and value.startswith(_REFERENCE):
-        return _bool(environ.get(value.removeprefix(_REFERENCE)))
-    return document.flag(found, "general_settings", name)
-
-
-def _database_url(found: document.Document, environ: Mapping[str, str], needed: bool) -> tuple[str | None, str]:
-    keys = ("general_settings", "database_url")
-    if _proxy_value(found, "database_url") is None:
-        return _environment_url(environ)
-    text = document.text(found, *keys)
-    if not text.startswith(_REFERENCE):
-        return text, f"{found.where(*keys)}: database_url"
-    name = text.removeprefix(_REFERENCE)
-    value = environ.get(name)
-    if not value and needed:
-        raise found.error(
-            f"database_url names the environment variable {name}, which is not set",
-            *keys,
-            hint=f"Set {name or 'it'} here as for the proxy, or give --source.",
-        )
-    return value or None, f"{found.where(*keys)}: environment variable {name}"
-
-
-def _environment_url(environ: Mapping[str, str]) -> tuple[str | None, str]:
-    """What the proxy takes where its file names no database; it escapes nothing, so neither do we."""
-    names = ("DATABASE_USERNAME", "DATABASE_PASSWORD", "DATABASE_HOST", "DATABASE_NAME")
-    user, password, host, database = (environ.get(name, "") for name in names)
-    if user and password and host and database:
-        return (
-            f"postgresql://{user}:{password}@{host}/{database}",
-            f"environment variables {', '.join(names)}",
-        )
-    return environ.get("DATABASE_URL") or None, "environment variable DATABASE_URL"
-
-
-def _bool(text: str | None) -> bool | None:
-    return {"true": True, "false": False}.get((text or "").strip().lower())
-
-
-def implications(proxy: ProxyConfig) -> tuple[model.Finding, ...]:
-    """Notes for the plan: what the proxy's settings say about its tables."""
-    says = {
-        "proxy-spend-logs-off": proxy.disable_spend_logs,
-        "proxy-error-logs-off": proxy.disable_error_logs,
-        "proxy-models-in-database": proxy.store_model_in_db is True,
-        "proxy-models-in-file": proxy.store_model_in_db is False,
-    }
-    return tuple(
-        model.Finding(code=code, severity="note", subject=subject, message=message, fix=fix)
-        for code, subject, message, fix in _NOTES
-        if says[code]
-    )
-
-
-_NOTES = (
-    (
-        "proxy-spend-logs-off",
-        "disable_spend_logs",
-        "disable_spend_logs is on: the proxy writes no spend logs, so SpendLogs holds at most old rows and "
-        "the UI shows no usage since; the spend of keys, users and teams still counts",
-        "Give --include-spendlogs only for the history from before.",
-    ),
-    (
-        "proxy-error-logs-off",
-        "disable_error_logs",
-        "disable_error_logs is on: the proxy writes no error logs, so ErrorLogs holds at most old rows and "
-        "the UI shows no errors since",
-        "Give --include-errorlogs only for the history from before.",
-    ),
-    (
-        "proxy-models-in-database",
-        "store_model_in_db",
-        "store_model_in_db is on: the proxy reads models, credentials and settings from its database, where "
-        "they are encrypted with its salt key, or with its master key where it has no salt key",
-        "Start the proxy on the target with STORE_MODEL_IN_DB=True and the same MISHIKALLM_SALT_KEY, or the "
-        "same master key.",
-    ),
-    (
-        "proxy-models-in-file",
-        "store_model_in_db",
-        "store_model_in_db is off: the proxy takes its models from its file alone and leaves those in the "
-        "database unread",
-        "Give the proxy on the target the models of the same file.",
-    ),
-)

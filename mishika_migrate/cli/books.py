@@ -1,4 +1,4 @@
-"""`tables`, `status` and `cleanup`: what there is to know, and the ledger.
+"""`tables`, `status`, `reset` and `cleanup`: what there is to know, the way back, and the ledger.
 
 Imports face, operations, report and the words, the heavy ones inside the commands.
 """
@@ -6,8 +6,12 @@ Imports face, operations, report and the words, the heavy ones inside the comman
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from mishika_migrate.cli import options
+
+if TYPE_CHECKING:
+    from mishika_migrate.operations.reset import Undo
 
 
 def tables(
@@ -56,12 +60,56 @@ def status(
     endpoint = face.settings.need_target()
     found = books.status(endpoint)
     if face.lines is not None:
-        summary = {name: getattr(found, name) for name in ("unfinished", "waiting", "working")}
+        summary = {name: getattr(found, name) for name in ("unfinished", "waiting", "working", "missing", "tables")}
         face.lines.write("status", {"target": endpoint.label, **summary, "runs": len(found.runs)})
         for run in found.runs:
             face.lines.write("run", dataclasses.asdict(run))
         return
-    terminal.runs(face.out, endpoint.label, found.runs, working=found.working, waiting=found.waiting)
+    if found.missing:
+        terminal.damaged(face.out, endpoint.label, found.missing)
+        return
+    terminal.runs(
+        face.out, endpoint.label, found.runs, working=found.working, waiting=found.waiting, tables=found.tables
+    )
+
+
+def reset(
+    target: options.Target = None,
+    config: options.Config = None,
+    lock_timeout: options.LockTimeout = None,
+    yes: options.Yes = None,
+    json: options.Json = None,
+    verbose: options.Verbose = None,
+) -> None:
+    """Undo an unfinished run: remove the rows that it brought and put back the indexes that it took away.
+
+    All or nothing, in one transaction on the target.
+    """
+    given = locals()
+    from mishika_migrate.cli.face import Face
+    from mishika_migrate.operations import reset as resets
+    from mishika_migrate.report import screen
+
+    face = Face(given)
+    endpoint = face.settings.need_target()
+    undo = resets.look(endpoint)
+    where = f"{screen.count(len(undo.tables), 'table')} of {endpoint.label}"
+    if undo.foreign:
+        face.warn(f"{screen.count(undo.foreign, 'row')} in these tables came from elsewhere and will go too")
+    face.confirm(
+        f"Remove {screen.count(undo.rows, 'row')} from {where} and put back"
+        f" {screen.count(undo.indexes, 'index', 'indexes')}?",
+        otherwise="nothing was removed",
+    )
+    undo = resets.carry_out(endpoint, run=undo.run, lock_timeout=face.settings.lock_timeout)
+    face.is_done("the run is undone", hint="Nothing is left to do.")
+    text = f"Run {undo.run} is undone: {screen.count(undo.rows, 'row')} removed from {where}."
+    face.result("reset", {"target": endpoint.label, **_undone(undo)}, lambda to: screen.say(to, text))
+
+
+def _undone(undo: Undo) -> dict[str, object]:
+    tables = [str(table) for table in undo.tables]
+    return {"run": undo.run, "tables": tables, "indexes": undo.indexes, "rows": undo.rows, "foreign": undo.foreign}
 
 
 def cleanup(
@@ -84,6 +132,9 @@ def cleanup(
     if found.working:
         raise errors.Refused(found.working, hint="Wait for it, or stop it; `mishika-migrate status` shows it.")
     if found.exists:
+        books.refuse_strangers(endpoint)
+        if found.missing:
+            face.warn("the ledger is incomplete: whether a run is unfinished is not known")
         if found.unfinished:
             face.warn(f"run {found.unfinished} is unfinished and cannot be resumed afterwards")
         face.confirm(
@@ -91,6 +142,7 @@ def cleanup(
             otherwise="nothing was removed",
         )
         books.cleanup(endpoint)
+        face.is_done("the ledger is removed", hint="Nothing is left to do.")
         text = f"Removed schema mishika_migrate from {endpoint.label}."
     else:
         text = f"Nothing to remove on {endpoint.label}."

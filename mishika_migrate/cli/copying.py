@@ -25,16 +25,22 @@ def plan(
     source: options.Source = None,
     target: options.Target = None,
     include_spendlogs: options.SpendLogs = None,
+    spendlogs_since: options.SpendLogsSince = None,
+    spendlogs_last: options.SpendLogsLast = None,
+    spendlogs_before: options.SpendLogsBefore = None,
     include_errorlogs: options.ErrorLogs = None,
     include_usage: options.Usage = None,
     include_auditlogs: options.AuditLogs = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
+    only: options.Only = None,
     everything: options.Everything = None,
     create_schema: options.CreateSchema = None,
     proxy_config: options.ProxyConfig = None,
     matrix: options.Matrix = None,
     config: options.Config = None,
+    batch_size: options.BatchSize = None,
+    defer_indexes: options.DeferIndexes = None,
     json: options.Json = None,
     quiet: options.Quiet = None,
     verbose: options.Verbose = None,
@@ -53,6 +59,7 @@ def plan(
         face.settings.need_source(),
         face.settings.need_target(),
         face.wanted(),
+        manner=face.manner(),
         implied=face.implied(),
     )
     _show(face, found)
@@ -64,17 +71,27 @@ def copy(
     source: options.Source = None,
     target: options.Target = None,
     include_spendlogs: options.SpendLogs = None,
+    spendlogs_since: options.SpendLogsSince = None,
+    spendlogs_last: options.SpendLogsLast = None,
+    spendlogs_before: options.SpendLogsBefore = None,
     include_errorlogs: options.ErrorLogs = None,
     include_usage: options.Usage = None,
     include_auditlogs: options.AuditLogs = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
+    only: options.Only = None,
     everything: options.Everything = None,
     create_schema: options.CreateSchema = None,
     proxy_config: options.ProxyConfig = None,
     matrix: options.Matrix = None,
     config: options.Config = None,
     jobs: options.Jobs = None,
+    batch_size: options.BatchSize = None,
+    defer_indexes: options.DeferIndexes = None,
+    toast_compression: options.ToastCompression = None,
+    executor: options.Executor = None,
+    max_rate: options.MaxRate = None,
+    pause_if_lag: options.PauseIfLag = None,
     dry_run: options.DryRun = None,
     resume: options.Resume = None,
     retries: options.Retries = None,
@@ -106,7 +123,7 @@ def _begin(face: Face) -> None:
     from mishika_migrate.report import terminal
 
     source, target = face.settings.need_source(), face.settings.need_target()
-    found = look.both(face.rules(), source, target, face.wanted(), implied=face.implied())
+    found = look.both(face.rules(), source, target, face.wanted(), manner=face.manner(), implied=face.implied())
     if face.settings.dry_run:
         _show(face, found)
         if found.plan.refused:
@@ -116,12 +133,16 @@ def _begin(face: Face) -> None:
         books.refuse_while_working(target)
         raise errors.Incomplete(
             f"run {found.unfinished.run} on {target.label} is unfinished",
-            hint=f"Continue it: `{copy.RESUME}`.",
+            hint=f"Continue it: `{face.command(copy.RESUME)}`, or undo it: `{face.command(copy.RESET)}`.",
         )
     if found.plan.refused:
         raise copy.refusal(found.plan)
     if face.lines is None:
         terminal.brief(face.err, found.plan)
+    else:
+        for finding in found.plan.findings:
+            if finding.severity == "warn":
+                face.warn(finding.message)
     what = f"{terminal.amount(found.plan)} " if face.settings.quiet or face.lines else ""
     face.confirm(f"Copy {what}to {target.label}?", otherwise="nothing was written")
     execute(face, found.plan, functools.partial(copy.begin, found.plan))
@@ -129,8 +150,9 @@ def _begin(face: Face) -> None:
 
 # What a resumed run has decided at its start.
 _DECIDED = (
-    "include_spendlogs", "include_errorlogs", "include_usage", "include_auditlogs", "include", "exclude",
-    "everything", "create_schema", "matrix",
+    "include_spendlogs", "include_errorlogs", "include_usage", "include_auditlogs", "include", "exclude", "only",
+    "everything", "create_schema", "matrix", "batch_size", "defer_indexes", "spendlogs_since", "spendlogs_last",
+    "spendlogs_before",
 )  # fmt: skip
 
 
@@ -152,26 +174,39 @@ def _resume(face: Face) -> None:
     execute(face, todo, functools.partial(copy.resume, todo, before))
 
 
-def execute(face: Face, todo: model.Plan, run: Callable[..., tuple[model.Account, ...]]) -> tuple[model.Account, ...]:
-    """Runs it under the two signals, shows its progress, then the books."""
+def execute(
+    face: Face, todo: model.Plan, run: Callable[..., tuple[model.Account, ...]], *, ended: str = ""
+) -> tuple[model.Account, ...]:
+    """Runs it under the signals, shows its progress, then the books.
+
+    `ended` is said when a second signal ends the process at once.
+    """
     from mishika_migrate.cli.signals import Stop
     from mishika_migrate.operations import copy, engine
     from mishika_migrate.report import terminal
 
     wanted = face.settings
+    ended = ended or f"ended at once; `{face.command(copy.RESUME)}` continues"
     began = time.monotonic()
-    with face.watching(todo) as emit, Stop(emit.notice) as stop:
+    with face.watching(todo) as emit, Stop(emit.notice, lambda: emit.last(ended)) as stop:
         accounts = run(
             wanted.need_source(),
             wanted.need_target(),
             options=copy.Options(
+                resume=face.command(copy.RESUME),
+                reset=face.command(copy.RESET),
                 jobs=wanted.jobs,
+                compression=wanted.toast_compression,
                 policy=engine.Policy(attempts=wanted.retries, seconds=wanted.retry_seconds),
                 lock_timeout=wanted.lock_timeout,
+                executor=wanted.executor,
+                max_rate=wanted.max_rate,
+                pause_if_lag=wanted.pause_if_lag,
             ),
             emit=emit,
             stopping=stop,
         )
+    face.is_done("the copy is complete", hint="`mishika-migrate status` shows it.")
     if face.lines is None:
         terminal.accounts(face.out, accounts, seconds=time.monotonic() - began)
     return accounts
@@ -184,7 +219,8 @@ def _show(face: Face, found: look.Look) -> None:
 
     what = found.plan
     if found.unfinished is not None:
-        face.warn(f"run {found.unfinished.run} on {what.target} is unfinished; `{copy.RESUME}` continues it")
+        again = face.command(copy.RESUME)
+        face.warn(f"run {found.unfinished.run} on {what.target} is unfinished; `{again}` continues it")
     face.result(
         "plan",
         {**plans.as_dict(what), "digest": what.digest, "refused": bool(what.refused)},

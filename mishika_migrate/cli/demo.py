@@ -6,6 +6,7 @@ Imports face, operations, sandbox, report and the words, the heavy ones inside t
 from __future__ import annotations
 
 import functools
+import re
 import shlex
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 from mishika_migrate.cli import options
 
 if TYPE_CHECKING:
+    from mishika_migrate import model
     from mishika_migrate.cli.face import Face
     from mishika_migrate.sandbox import servers
 
@@ -68,19 +70,20 @@ def demo(
         folder = stack.enter_context(_folder(keep))
         # No settings file is read: whatever the operator's own moves need, the demo is the same.
         face = Face(given, directory=folder)
-        old, new, filled = _prepare(face, stack, folder, keys=keys, logs=logs, seed=seed, keep=keep is not None)
-        moved = _move(Face({**given, "source": old.url(), "target": new.url()}, directory=folder))
+        old, new = _prepare(face, stack, folder, keys=keys, logs=logs, seed=seed, keep=keep is not None)
+        plan, moved = _move(Face({**given, "source": old.url(), "target": new.url()}, directory=folder), folder)
+        face.is_done("the demo is complete", hint="Send it to where there is room.")
         face.result(
             "demo",
             {"source": old.url(), "target": new.url(), "kept": keep is not None, "rows": moved},
-            lambda to: terminal.panel(to, "demo", _told(moved, filled, keep), _commands(old, new, keep)),
+            lambda to: terminal.panel(to, "demo", _told(plan, moved, keep), _commands(old, new, keep)),
         )
 
 
 def _prepare(
     face: Face, stack: ExitStack, folder: Path, *, keys: int, logs: int, seed: int, keep: bool
-) -> tuple[servers.Server, servers.Server, dict[str, int]]:
-    """The old server with rows, the new one with the schema alone, and the rows by table."""
+) -> tuple[servers.Server, servers.Server]:
+    """The old server with rows, and the new one with the schema alone."""
     from mishika_migrate.report import screen
     from mishika_migrate.sandbox import sample, schema
 
@@ -95,11 +98,11 @@ def _prepare(
     filled = sample.fill(old.url(), keys=keys, logs=logs, seed=seed)
     took = screen.duration(time.monotonic() - began)
     screen.say(face.err, f"the proxy's schema on both, {sum(filled.values()):,} sample rows on the old one in {took}")
-    return old, new, filled
+    return old, new
 
 
-def _move(face: Face) -> dict[str, int]:
-    """The rows that arrived, by table."""
+def _move(face: Face, folder: Path) -> tuple[model.Plan, dict[str, int]]:
+    """The plan, and the rows that arrived, by table."""
     from mishika_migrate.cli.copying import execute
     from mishika_migrate.operations import copy, look
     from mishika_migrate.report import terminal
@@ -108,8 +111,10 @@ def _move(face: Face) -> dict[str, int]:
     found = look.both(face.rules(), source, target, face.wanted())
     if face.lines is None:
         terminal.brief(face.err, found.plan)
-    accounts = execute(face, found.plan, functools.partial(copy.begin, found.plan))
-    return {account.table: account.rows_in for account in accounts}
+    stop = " and ".join(f"`python -m mishika_migrate.sandbox stop {folder / name}`" for name in ("old", "new"))
+    ended = f"ended at once; the servers are left running: {stop}"
+    accounts = execute(face, found.plan, functools.partial(copy.begin, found.plan), ended=ended)
+    return found.plan, {account.table: account.rows_in for account in accounts}
 
 
 @contextmanager
@@ -122,6 +127,8 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         return
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise errors.ConfigurationError(f"{keep} is not an empty folder", hint="Give --keep a new folder.")
+    if re.search("[@:,]", str(keep.resolve())):  # libpq takes each for more than one host, or for half an address
+        raise errors.ConfigurationError("a folder of servers has no @, : or , in its path", hint="Name another folder.")
     try:
         keep.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -148,11 +155,16 @@ def _server(folder: Path, *, keep: bool) -> Iterator[servers.Server]:
         server.stop()
 
 
-def _told(moved: dict[str, int], filled: dict[str, int], keep: Path | None) -> Iterator[str]:
+def _told(plan: model.Plan, moved: dict[str, int], keep: Path | None) -> Iterator[str]:
+    from mishika_migrate.report import screen, terminal
+
     tokens = next((rows for table, rows in moved.items() if table.endswith("VerificationToken")), 0)
-    yield f"{tokens:,} virtual keys and {sum(moved.values()) - tokens:,} other rows are on the new server."
-    behind = [table for table, rows in filled.items() if rows and table not in moved]
-    yield f"{len(behind)} tables stayed behind, because nobody asked for them."
+    others = screen.count(sum(moved.values()) - tokens, "other row")
+    yield f"{screen.count(tokens, 'virtual key')} and {others} are on the new server."
+    missed = {item.table for item in terminal.missed(plan)}
+    yield f"{screen.count(len(missed), 'table')} stayed behind, because nobody asked for them."
+    if never := [item.table for item in plan.left if item.rows and item.table not in missed]:
+        yield f"{', '.join(never)} is never copied." if len(never) == 1 else f"{', '.join(never)} are never copied."
     yield "Both servers are gone now; --keep DIR leaves them running." if keep is None else "Both servers are running."
 
 

@@ -7,32 +7,40 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import typer
 
-from mishika_migrate import errors, events, matrix, model, selection, settings
+from mishika_migrate import addresses, errors, events, history, loading, matrix, model, proxy, selection, settings
 from mishika_migrate.cli import signals
 from mishika_migrate.report import jsonl, live, screen
 
 _latest: settings.Settings | None = None
+_done = errors.ResultLost("stdout did not take the whole result", hint="Send it to where there is room.")
 
 
-def asks_for_json() -> bool | None:
+def lost_result(why: str) -> errors.ResultLost:
+    """What is true although stdout is full."""
+    return errors.ResultLost(f"{_done.message}: {why}", hint=_done.hint)
+
+
+def asked(name: Literal["json", "verbose"]) -> bool | None:
     """What the settings of this process said; None where none could be read."""
-    return _latest.json if _latest else None
+    return None if _latest is None else _latest.json if name == "json" else _latest.verbose
 
 
 class Watching(Protocol):
-    """Consumes a run's events. `notice` may be called from a signal handler."""
+    """Consumes a run's events. `notice` and `last` may be called from a signal handler."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
     def __call__(self, event: events.Event) -> None: ...
     def notice(self, words: str) -> None: ...
+    def last(self, words: str) -> None: ...
 
 
 class Face:
@@ -46,6 +54,11 @@ class Face:
         global _latest  # noqa: PLW0603 - errors are told when the command is gone
         options = dict(given)
         config = options.pop("config", None)
+        named = {name: str(value) for name, value in given.items() if name in ("source", "target", "config") and value}
+        # What a variable says is said to the next command too.
+        self._flags = {
+            name: value for name, value in named.items() if os.environ.get(f"{settings.PREFIX}{name.upper()}") != value
+        }
         self.given = frozenset(name for name, value in options.items() if value not in (None, (), []))
         self.settings = _latest = settings.load(
             options, environ=os.environ, config=config if isinstance(config, Path) else None, directory=directory
@@ -55,6 +68,17 @@ class Face:
         self.err = screen.screen(sys.stderr, quiet=self.settings.quiet)
         for warning in self.settings.warnings:
             self.warn(warning)
+
+    def command(self, words: str) -> str:
+        """A command that reaches the same servers as this one, to be pasted; never with a password."""
+        ends = ((role, getattr(self.settings, role), self._flags.get(role)) for role in ("source", "target"))
+        shown = (
+            f" --{role} {'URL' if addresses.has_secret(endpoint) else shlex.quote(text)}"
+            for role, endpoint, text in ends
+            if endpoint is not None and text
+        )
+        config = f" --config {shlex.quote(str(self._flags['config']))}" if "config" in self._flags else ""
+        return f"mishika-migrate {words}{''.join(shown)}{config}"
 
     def warn(self, words: str) -> None:
         screen.say(self.err, screen.marked("warning:", "bold yellow", words))
@@ -67,12 +91,21 @@ class Face:
             groups=self.settings.groups,
             include=self.settings.include,
             exclude=self.settings.exclude,
+            only=self.settings.only,
             everything=self.settings.everything,
             create_schema=self.settings.create_schema,
         )
 
+    def manner(self) -> loading.Manner:
+        since, before = self.settings.spendlogs_since, self.settings.spendlogs_before
+        return loading.Manner(
+            batch=self.settings.batch_size,
+            defer=self.settings.defer_indexes,
+            span=history.Span(since=since, before=before) if since or before else None,
+        )
+
     def implied(self) -> tuple[model.Finding, ...]:
-        return settings.implications(self.settings.proxy) if self.settings.proxy else ()
+        return proxy.implications(self.settings.proxy) if self.settings.proxy else ()
 
     def confirm(self, question: str, *, otherwise: str) -> None:
         """Asks on a terminal; without one only --yes answers. A no is a refusal, and `otherwise` is true then."""
@@ -97,6 +130,11 @@ class Face:
         if self.err.paints and not self.settings.quiet:
             return live.Display(self.err, what)
         return _Plain(self.err, what)
+
+    def is_done(self, what: str, *, hint: str) -> None:
+        """What stays true when stdout does not take the result."""
+        global _done  # noqa: PLW0603 - streams fail when the command is gone
+        _done = errors.ResultLost(f"{what}, but stdout did not take its result", hint=hint)
 
     def result(self, name: str, fields: Mapping[str, Any], show: Callable[[screen.Screen], None]) -> None:
         """A result in the form that was asked for."""
@@ -126,6 +164,9 @@ class _Plain(live.Plain):
     def notice(self, words: str) -> None:
         signals.tell(words)
 
+    def last(self, words: str) -> None:
+        signals.tell(words)
+
 
 class _Lines:
     def __init__(self, lines: jsonl.Lines) -> None:
@@ -141,4 +182,7 @@ class _Lines:
         self._lines.event(event)
 
     def notice(self, words: str) -> None:
+        signals.tell(words)
+
+    def last(self, words: str) -> None:
         signals.tell(words)

@@ -10,13 +10,13 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 import mishika_migrate
 from mishika_migrate import errors
-from mishika_migrate.cli import books, copying, demo, signals, streams
+from mishika_migrate.cli import books, copying, demo, signals, streams, throttling
 
 app = typer.Typer(
     name="mishika-migrate",
@@ -51,6 +51,8 @@ app.command()(copying.plan)
 app.command()(copying.copy)
 app.command()(books.tables)
 app.command()(books.status)
+app.command()(throttling.throttle)
+app.command()(books.reset)
 app.command()(books.cleanup)
 app.command()(demo.demo)
 
@@ -71,9 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 1
         _tell(_bug(error, given), given)
     if (failure := streams.failure()) and status == 0:
-        status = errors.ConfigurationError.status
-        message = f"stdout did not take the whole result: {failure}"
-        _tell(errors.ConfigurationError(message, hint="Send it to where there is room."), given)
+        from mishika_migrate.cli import face
+
+        lost = face.lost_result(failure)
+        status = lost.status
+        _tell(lost, given)
     sys.exit(status)
 
 
@@ -103,7 +107,9 @@ def _usage(error: Exception) -> errors.ConfigurationError | None:
     hint = f"See `{getattr(context, 'command_path', 'mishika-migrate')} --help`."
     if name := getattr(error, "option_name", None):
         flags = [flag for option in getattr(command, "params", ()) for flag in option.opts]
-        message, hint = str(getattr(error, "message", message)), _near(name, flags) or hint
+        message = str(getattr(error, "message", message))
+        message = message if re.fullmatch(r"--?[\w-]{1,40}", name) else "no such option"
+        hint = _near(name, flags) or hint
     elif "extra argument" in message:
         # Not quoted: it may well be a URL with a password.
         message, hint = "an argument without an option", f"Servers are given as --source URL and --target URL. {hint}"
@@ -122,7 +128,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def _bug(error: Exception, given: Sequence[str]) -> errors.Error:
-    if "-v" in given or _asked("verbose", given):
+    if _asked("verbose", given):
         traceback.print_exception(error, file=sys.stderr)
     return errors.Error(
         f"a bug in mishika-migrate: {type(error).__name__}: {error}",
@@ -133,11 +139,9 @@ def _bug(error: Exception, given: Sequence[str]) -> errors.Error:
 def _tell(error: errors.Error, given: Sequence[str]) -> None:
     import dataclasses
 
-    from mishika_migrate.cli import face
     from mishika_migrate.report import jsonl, screen, terminal
 
-    said = face.asks_for_json()
-    if _asked("json", given) if said is None else said:
+    if _asked("json", given):
         findings = error.findings if isinstance(error, errors.Refused) else ()
         jsonl.Lines(sys.stdout).write(
             "error",
@@ -151,7 +155,12 @@ def _tell(error: errors.Error, given: Sequence[str]) -> None:
     terminal.error(screen.screen(sys.stderr), error)
 
 
-def _asked(name: str, given: Sequence[str]) -> bool:
-    """For errors that come before the settings are read."""
-    value = os.environ.get(f"MISHIKA_MIGRATE_{name.upper()}", "")
-    return f"--{name}" in given or value.lower() in ("1", "true", "yes", "on", "t", "y")
+def _asked(name: Literal["json", "verbose"], given: Sequence[str]) -> bool:
+    """As the settings say, or, for errors that come before they are read, flags and environment."""
+    from mishika_migrate.cli import face
+
+    if (said := face.asked(name)) is not None:
+        return said
+    if f"--{name}" in given or (name == "verbose" and any(re.fullmatch("-[a-z]*v[a-z]*", word) for word in given)):
+        return True
+    return os.environ.get(f"MISHIKA_MIGRATE_{name.upper()}", "").lower() in ("1", "true", "yes", "on", "t", "y")

@@ -100,6 +100,15 @@ Exclude = Annotated[
     list[str] | None,
     option("--exclude", metavar="NAME", help="Not this table or group; repeat it.", rich_help_panel=_TABLES),
 ]
+Only = Annotated[
+    list[str] | None,
+    option(
+        "--only",
+        metavar="NAME",
+        help="This table or group and nothing else; repeat it. For history, after the keys have moved.",
+        rich_help_panel=_TABLES,
+    ),
+]
 Everything = Annotated[
     bool | None,
     option(
@@ -118,7 +127,74 @@ CreateSchema = Annotated[
 ]
 Jobs = Annotated[
     int | None,
-    option("--jobs", "-j", metavar="N", help="Tables at once (4).", rich_help_panel=_RUN),
+    option("--jobs", "-j", metavar="N", help="Steps at once (4).", rich_help_panel=_RUN),
+]
+SpendLogsSince = Annotated[
+    str | None,
+    option(
+        "--spendlogs-since", metavar="DATE", help="Of the request log only from this day on.", rich_help_panel=_TABLES
+    ),
+]
+SpendLogsLast = Annotated[
+    str | None,
+    option(
+        "--spendlogs-last", metavar="TIME", help="Of the request log only so much: 90d, 12h.", rich_help_panel=_TABLES
+    ),
+]
+SpendLogsBefore = Annotated[
+    str | None,
+    option(
+        "--spendlogs-before", metavar="DATE", help="Of the request log only what is older.", rich_help_panel=_TABLES
+    ),
+]
+BatchSize = Annotated[
+    str | None,
+    option("--batch-size", metavar="SIZE", help="How much of history one step copies (64MB).", rich_help_panel=_RUN),
+]
+DeferIndexes = Annotated[
+    str | None,
+    option(
+        "--defer-indexes",
+        metavar="WHEN",
+        help="Build the indexes of history after its load: auto (an empty table, over 32 MB), always or never.",
+        rich_help_panel=_RUN,
+    ),
+]
+ToastCompression = Annotated[
+    str | None,
+    option(
+        "--toast-compression",
+        metavar="METHOD",
+        help="How the target stores long values: auto (lz4 where it can), lz4, pglz or server (its own setting).",
+        rich_help_panel=_RUN,
+    ),
+]
+Executor = Annotated[
+    str | None,
+    option(
+        "--executor",
+        metavar="WHERE",
+        help="Where steps run: threads, processes, or dask=ADDRESS for an existing Dask cluster (threads).",
+        rich_help_panel=_RUN,
+    ),
+]
+MaxRate = Annotated[
+    str | None,
+    option(
+        "--max-rate",
+        metavar="RATE",
+        help="The most that all steps together copy, such as 50MB/s; `throttle` changes it.",
+        rich_help_panel=_RUN,
+    ),
+]
+PauseIfLag = Annotated[
+    str | None,
+    option(
+        "--pause-if-lag",
+        metavar="TIME",
+        help="Wait while a standby of the source is further behind than this.",
+        rich_help_panel=_RUN,
+    ),
 ]
 DryRun = Annotated[
     bool | None,

@@ -1,13 +1,14 @@
 """A YAML file as plain values that remember their lines, so that every complaint names file and line.
 
 Imports `errors` only, and yaml: its safe loader alone. The matrix and the settings read their files
-through here. A file may hold passwords: no error quotes a value unless it is a word of a closed list.
+through here. A file may hold passwords: no error quotes a value, nor a key that does not look like a name.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,11 @@ _LIST: Final = "tag:yaml.org,2002:seq"
 _MERGE: Final = "tag:yaml.org,2002:merge"
 _TAGGED: Final = "a value with a tag that is not plain data"
 _TEXT: Final = "tag:yaml.org,2002:str"
+_MOST: Final = 1_000_000
+# Path() has made one slash of the two.
+_ADDRESS: Final = re.compile(":/|@")
+_NAME: Final = re.compile(r"[A-Za-z_-]{1,40}")
+_WORD: Final = re.compile(r"[\w.$ -]{1,63}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +80,7 @@ class Document:
 
 def read(path: Path) -> Document:
     """The file as a document; whatever is wrong with it is a `ConfigurationError`."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise errors.ConfigurationError(
-            f"{path}: no such file", hint="Check the path; it counts from the current directory."
-        ) from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise errors.ConfigurationError(
-            f"{path}: cannot be read: {reason.lower()}", hint="Name a file that this user may read."
-        ) from error
+    content = _content(path)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -93,6 +89,38 @@ def read(path: Path) -> Document:
             f"{path}:{line}: not UTF-8 text", hint="Save the file in the encoding UTF-8."
         ) from None
     return parse(text, name=str(path))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        # Known before it is opened: the open of a pipe waits for a writer.
+        kind = path.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise errors.ConfigurationError(f"{path}: not a regular file", hint="Name a file.")
+        with path.open("rb") as file:
+            content = file.read(_MOST + 1)
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise errors.ConfigurationError(
+                f"{path}: a link to a file that does not exist", hint="Mend the link or remove it."
+            ) from error
+        if _ADDRESS.search(str(path)):  # perhaps with a password
+            raise errors.ConfigurationError(
+                "an address was given where a file is expected: no such file",
+                hint="Servers are given as --source and --target.",
+            ) from None
+        raise errors.ConfigurationError(
+            f"{path}: no such file", hint="Check the path; it counts from the current directory."
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        shown = "the file" if _ADDRESS.search(str(path)) else path
+        raise errors.ConfigurationError(
+            f"{shown}: cannot be read: {reason.lower()}", hint="Name a file that this user may read."
+        ) from None
+    if len(content) > _MOST:
+        raise errors.ConfigurationError(f"{path}: larger than 1 MB", hint="Name a settings or matrix file.")
+    return content
 
 
 def parse(text: str, *, name: str) -> Document:
@@ -173,7 +201,7 @@ class _Reading:
             key = self.scalar(key_node)
             if key in first:
                 raise errors.ConfigurationError(
-                    f"{self.name}:{line}: {key_node.value} is given twice, first in line {first[key]}",
+                    f"{self.name}:{line}: {named(key_node.value)} is given twice, first in line {first[key]}",
                     hint="Keep one of the two.",
                 )
             first[key] = line
@@ -206,15 +234,25 @@ def fields(
     found = _mapping(document, keys)
     for key in found:
         if key not in allowed:
-            raise document.error(
-                f"unknown key {_path((*keys, key))}", *keys, key, hint=nearest(key, allowed, what="keys")
-            )
+            raise document.error(unknown(key, *keys), *keys, key, hint=nearest(key, allowed, what="keys"))
     for key in required:
         if key not in found:
             raise document.error(
                 f"{_path(keys) or 'the file'} lacks {key}", *keys, hint=f"Add a line '{key}: …' there."
             )
     return found
+
+
+def unknown(key: str, *above: Key) -> str:
+    """The complaint about a key; quotes it only where it looks like one, for a lost half of a password does not."""
+    if _NAME.fullmatch(key):
+        return f"unknown key {_path((*above, key))}"
+    return f"an unknown key in {_path(above)}" if above else "an unknown key"
+
+
+def named(text: str, *, otherwise: str = "a key") -> str:
+    """The text if it can be a name of a table or the like."""
+    return text if _WORD.fullmatch(text) else otherwise
 
 
 def names(document: Document, *keys: Key) -> tuple[str, ...]:
@@ -312,7 +350,7 @@ def choice(document: Document, *keys: Key, among: Sequence[Word]) -> Word:
         if word == found:
             return word
     raise document.error(
-        f"{_path(keys)}: expected one of {', '.join(among)}, found {found}",
+        f"{_path(keys)}: expected one of {', '.join(among)}, found {named(found, otherwise='something else')}",
         *keys,
         hint=nearest(found, among, what="words"),
     )
@@ -353,7 +391,7 @@ def _mapping(document: Document, keys: tuple[Key, ...]) -> Mapping[str, object]:
     for key in found:
         if not isinstance(key, str):
             raise document.error(
-                f"{_path(keys) or 'the file'}: the key {key} is not text",
+                f"{_path(keys) or 'the file'}: a key that is not text",
                 *keys,
                 key,
                 hint="Put it in quotes.",
@@ -380,4 +418,5 @@ def _kind(value: object) -> str:
 
 def _path(keys: Sequence[Key]) -> str:
     """The keys as a person writes them: `tables.orders.references[0].key`."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    steps = (f"[{key}]" if isinstance(key, int) else f".{named(key, otherwise='…')}" for key in keys)
+    return "".join(steps).removeprefix(".")

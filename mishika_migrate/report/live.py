@@ -6,8 +6,10 @@ events.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Self
 
 from rich.cells import cell_len
@@ -39,11 +41,19 @@ class Plain:
 
     def __call__(self, event: events.Event) -> None:
         self._course.hear(event)
-        if words := line(event):
+        if words := self._line(event):
             self._say(words)
         elif isinstance(event, events.Progress) and self._course.elapsed - self._said >= _LINE_SECONDS:
             whole = f"{_percent(self._course.share)} of all{_left(self._course)}"
-            self._say(f"{event.table}: {event.rows:,} rows so far; {whole}")
+            self._say(f"{event.table}: {screen.count(event.rows, 'row')} so far; {whole}")
+        elif isinstance(event, events.Building) and self._course.elapsed - self._said >= _LINE_SECONDS:
+            self._say(f"index {self._course.index(event.step)}: {_percent(event.share)} of its present phase")
+
+    def _line(self, event: events.Event) -> str:
+        if not isinstance(event, events.TableFinished) or not (kept := self._course.rows[event.table].kept_rows):
+            return line(event)
+        size = event.bytes - self._course.rows[event.table].kept_bytes
+        return f"{line(replace(event, rows=event.rows - kept, bytes=size))}; {event.rows:,} with those kept"
 
     def _say(self, words: str) -> None:
         self._said = self._course.elapsed
@@ -56,12 +66,17 @@ def line(event: events.Event) -> str:
         case events.RunStarted():
             verb = "resumed" if event.resumed else "started"
             return f"run {event.run} {verb}: {event.source} → {event.target}"
-        case events.StageStarted() if event.name in ("schema", "finish"):
-            return f"{event.title}: {event.steps} to do" if event.name == "finish" else "creating the schema"
-        case events.StepFinished() if event.table:
-            return f"{event.table}: {event.rows:,} rows, {screen.size(event.bytes)} in {screen.duration(event.seconds)}"
-        case events.StepKept() if event.table:
-            return f"{event.table}: {event.rows:,} rows kept, unchanged on the source since they landed"
+        case events.StageStarted() if event.name == "schema":
+            return "creating the schema"
+        case events.StageStarted() if event.name in progress.CHORES:
+            return f"{event.title}: {event.steps} to do"
+        case events.TableFinished():
+            amount = f"{screen.count(event.rows, 'row')}, {screen.size(event.bytes)}"
+            return f"{event.table}: {amount} in {screen.duration(event.seconds)}"
+        case events.TableKept():
+            return f"{event.table}: {screen.count(event.rows, 'row')} kept of an earlier attempt"
+        case events.StepFinished() if event.kind == "BuildIndex":
+            return f"{event.step}: built in {screen.duration(event.seconds)}"
         case events.StepRetried():
             return f"attempt {event.attempt} of {event.step} in {event.wait:.1f} s: {event.error}"
         case events.Noticed():
@@ -92,8 +107,8 @@ def _percent(share: float) -> str:
 class Display:
     """A table's line appears when its rows begin to move; the last line is the whole run.
 
-    It draws over itself, follows the window's width, and leaves the screen as it was. `notice` may
-    be called from a signal handler.
+    It draws over itself, follows the window's width, and leaves the screen as it was. `notice` and
+    `last` may be called from a signal handler.
     """
 
     def __init__(self, to: screen.Screen, plan: model.Plan) -> None:
@@ -127,6 +142,12 @@ class Display:
         """Shown in the last line from now on."""
         self._notice = words
 
+    def last(self, words: str) -> None:
+        """Takes the place of what is drawn; for a signal handler that ends the process then."""
+        # Not given back, so that nobody paints any more; whoever holds it may wait for the terminal.
+        self._guard.acquire(timeout=_FRAME_SECONDS)
+        self._painter.last(words)
+
     def _keep_painting(self) -> None:
         while not self._ended.wait(_FRAME_SECONDS):
             with self._guard:
@@ -139,20 +160,33 @@ class Display:
         course = self._course
         done = [(name, row) for name, row in course.rows.items() if row.done]
         moving = [(name, row) for name, row in course.rows.items() if not row.done and row.began is not None]
-        room = max(height - len(course.chores) - 4, 3)
+        room = max(height - len(course.chores) - len(course.building) - 4, 3)
         moving = moving[:room]
         shown = done[max(len(done) - (room - len(moving)), 0) :]
         lines = []
         if hidden := done[: len(done) - len(shown)]:
             rows = sum(row.rows for _, row in hidden)
-            lines.append(screen.marked("✓", "green", f"{len(hidden)} more tables, {rows:,} rows"))
+            more = f"{len(hidden)} more {'table' if len(hidden) == 1 else 'tables'}"
+            lines.append(screen.marked("✓", "green", f"{more}, {screen.count(rows, 'row')}"))
         lines += self._tables([*shown, *moving], width)
         for chore in course.chores:
             finished = chore.done == chore.steps
             mark = ("✓", "green") if finished else ("›", "cyan")
             counted = str(chore.steps) if finished else f"{chore.done} of {chore.steps}"
             lines.append(screen.marked(*mark, f"{chore.title}: {counted}"))
-        return [*lines, self._total(width)]
+        return [*lines, *self._builds(width), self._total(width)]
+
+    def _builds(self, width: int) -> list[Text]:
+        """The indexes under way, one a line."""
+        building = {f"index {self._names.short(name)}": share for name, share in self._course.building.items()}
+        # The mark before it takes 2 cells, the share behind it 7.
+        longest = min(max(map(cell_len, building), default=0), width - 1 - 2 - 7)
+        lines = []
+        for name, share in building.items():
+            called = screen.text(name)
+            called.truncate(longest, overflow="ellipsis", pad=True)
+            lines.append(Text.assemble(("› ", "cyan"), called, f"{_percent(share):>7}"))
+        return lines
 
     def _tables(self, shown: Sequence[tuple[str, progress.Row]], width: int) -> list[Text]:
         rows = max((len(f"{max(row.rows_expected, row.rows):,.0f}") for _, row in shown), default=1)
@@ -176,12 +210,12 @@ class Display:
 
     def _total(self, width: int) -> Text:
         course = self._course
-        words = f" {_percent(course.share):>5}  {screen.duration(course.elapsed)}{_left(course)}"
+        words = f" {_percent(course.stage_share):>5}  {screen.duration(course.elapsed)}{_left(course)}"
         title = self._notice or course.title
         room = width - 1 - cell_len(title) - 2 - cell_len(words)
         if room < 8:
             return Text.assemble((title, "bold"), " ", words)
-        filled = int(course.share * room)
+        filled = int(course.stage_share * room)
         return Text.assemble((title, "bold"), "  ", ("━" * filled, "green"), ("─" * (room - filled), "dim"), words)
 
 
@@ -211,6 +245,13 @@ class _Painter:
         if self._drawn:
             self._write(self._start() + "\x1b[J")
         self._drawn = 0
+
+    def last(self, words: str) -> None:
+        """The same with words instead, past a stream that the caller may have interrupted."""
+        try:
+            os.write(self._to.file.fileno(), f"{self._start()}\x1b[J{words}\n".encode())
+        except OSError:
+            pass  # the terminal is gone
 
     def _start(self) -> str:
         """To the first of the lines."""

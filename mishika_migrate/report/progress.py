@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from mishika_migrate import events, model
 
+CHORES = frozenset({"schema", "prepare", "indexes", "finish"})
+"""Stages without rows of their own."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Row:
@@ -21,6 +24,11 @@ class Row:
     bytes_expected: int = 0
     rows: int = 0
     bytes: int = 0
+    landed_rows: int = 0
+    landed_bytes: int = 0
+    first_bytes: int = 0
+    kept_rows: int = 0
+    kept_bytes: int = 0
     began: float | None = None
     seconds: float = 0.0
     done: bool = False
@@ -47,19 +55,26 @@ class Chore:
 
 @dataclass(slots=True)
 class Course:
-    """Hears the events of a run; `clock` counts seconds."""
+    """Hears the events of a run; `clock` counts seconds.
+
+    `building` are the indexes under way by name, with the share of their present phase.
+    """
 
     plan: model.Plan
     clock: Callable[[], float] = time.monotonic
     title: str = "connecting"
     rows: dict[str, Row] = field(init=False)
     chores: list[Chore] = field(init=False, default_factory=list)
+    building: dict[str, float] = field(init=False, default_factory=dict)
+    _indexes: dict[str, str] = field(init=False)
+    _built: set[str] = field(init=False, default_factory=set)
     _began: float = field(init=False)
     _kept: float = field(init=False, default=0.0)
     _in_chore: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._began = self.clock()
+        self._indexes = {step.id: step.name for step in self.plan.steps if isinstance(step, model.BuildIndex)}
         self.rows = {c.table: Row(rows_expected=max(c.rows, 0.0), bytes_expected=c.bytes) for c in self.plan.chosen}
 
     def hear(self, event: events.Event) -> None:
@@ -68,23 +83,33 @@ class Course:
                 self._enter(event)
             case events.Progress():
                 row = self.rows.setdefault(event.table, Row())
-                row.began = self.clock() if row.began is None else row.began
+                if row.began is None:
+                    # When they began to move is not known; the rate counts from here on.
+                    row.began, row.first_bytes = self.clock(), event.bytes
                 row.rows, row.bytes = event.rows, event.bytes
             case events.StepFinished() if event.table:
+                self._add(event)
+            case events.TableFinished():
                 self._finish(event.table, event.rows, event.bytes, event.seconds)
             case events.StepFinished() if self._in_chore:
                 self.chores[-1].done = min(self.chores[-1].done + 1, self.chores[-1].steps)
-            case events.StepKept() if event.table:
-                self._finish(event.table, event.rows, 0, 0.0)
-                self.rows[event.table].kept = True
-                self._kept = self.share
+                self.building.pop(self.index(event.step), None)
+                self._built.add(event.step)
+            case events.Building() if event.step not in self._built:  # the server was asked before it ended
+                self.building[self.index(event.step)] = event.share
+            case events.TableKept():
+                self._keep(event)
             case events.StepRetried():
                 self._again(event.step)
+
+    def index(self, step: str) -> str:
+        """The name of the index that the step builds."""
+        return self._indexes.get(step, step)
 
     def _enter(self, event: events.StageStarted) -> None:
         self._leave()
         self.title = event.title
-        self._in_chore = event.name in ("schema", "finish")
+        self._in_chore = event.name in CHORES
         if self._in_chore:
             self.chores.append(Chore(title=event.title, steps=event.steps))
 
@@ -92,6 +117,22 @@ class Course:
         # What an earlier attempt of the run has done is not reported again.
         if self._in_chore:
             self.chores[-1].done = self.chores[-1].steps
+        self.building.clear()
+
+    def _add(self, event: events.StepFinished) -> None:
+        """Where the server does not count open COPYs (before PostgreSQL 14), finished steps are all that is known."""
+        row = self.rows.setdefault(event.table, Row())
+        row.began = self.clock() - event.seconds if row.began is None else row.began
+        row.landed_rows += event.rows
+        row.landed_bytes += event.bytes
+        row.rows, row.bytes = max(row.rows, row.landed_rows), max(row.bytes, row.landed_bytes)
+
+    def _keep(self, event: events.TableKept) -> None:
+        row = self.rows.setdefault(event.table, Row())
+        row.landed_rows = row.rows = row.kept_rows = event.rows
+        row.landed_bytes = row.bytes = row.kept_bytes = event.bytes
+        row.done = row.kept = event.whole
+        self._kept = self.share
 
     def _finish(self, table: str, rows: int, size: int, seconds: float) -> None:
         row = self.rows.setdefault(table, Row())
@@ -99,10 +140,12 @@ class Course:
 
     def _again(self, step: str) -> None:
         """A retried step starts from nothing; a retried stage takes all its open tables along."""
+        self.building.pop(self.index(step), None)
+        table = step.partition("[")[0].partition("(")[0]
         for name, row in self.rows.items():
-            if not row.done and (step.endswith(f".{name}") or "steps)" in step):
-                row.rows = row.bytes = 0
-                row.began = None
+            if not row.done and (table.endswith(f".{name}") or "steps)" in step):
+                row.rows, row.bytes = row.landed_rows, row.landed_bytes
+                row.began = row.began if row.landed_rows else None
 
     @property
     def elapsed(self) -> float:
@@ -122,6 +165,16 @@ class Course:
         return sum(row.share * row.bytes_expected for row in self.rows.values()) / whole
 
     @property
+    def stage_share(self) -> float:
+        """The whole run's, and of a stage without rows its own: the rows may be there long before the indexes."""
+        if not self._in_chore:
+            return self.share
+        chore = self.chores[-1]
+        if chore.done == chore.steps:
+            return 1.0
+        return min((chore.done + sum(self.building.values())) / chore.steps, 0.99)
+
+    @property
     def left(self) -> float | None:
         """Seconds until the last row, None as long as it is too early to say."""
         fresh = self.share - self._kept
@@ -131,5 +184,7 @@ class Course:
 
     def rate(self, row: Row) -> float:
         """Bytes a second of one table, 0 where nothing is known."""
-        seconds = row.seconds if row.done else self.clock() - row.began if row.began is not None else 0.0
-        return row.bytes / seconds if seconds >= 0.05 else 0.0
+        if row.done:
+            return (row.bytes - row.kept_bytes) / row.seconds if row.seconds >= 0.05 else 0.0
+        seconds = 0.0 if row.began is None else self.clock() - row.began
+        return max(row.bytes - row.first_bytes, 0) / seconds if seconds >= 0.05 else 0.0

@@ -1,11 +1,11 @@
 """What a person reads: plans, results, lists and errors, on any width, with or without colours.
 
-Imports names, screen and the words. The first line of every page is the most important one.
+Imports names, screen, selection and the words. The first line of every page is the most important one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.padding import Padding
@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mishika_migrate import errors, model
+from mishika_migrate import errors, model, selection
 from mishika_migrate.report import names, screen
 
 _MARKS = {"refuse": ("✗", "bold red"), "warn": ("!", "bold yellow"), "note": ("·", "cyan")}
@@ -25,16 +25,9 @@ _STAGES = {
 }
 
 
-def _grid(*columns: str, right: Sequence[str] = (), title: str = "", least: Sequence[int] = ()) -> Table:
+def _grid(*columns: str, right: Sequence[str] = (), least: Sequence[int] = ()) -> Table:
     """Numbers are never wrapped; `least` are the widths of the first columns, to align two tables."""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-    )
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, column in enumerate(columns):
         width = least[number] if number < len(least) else None
         if column in right:
@@ -72,13 +65,18 @@ def brief(to: screen.Screen, what: model.Plan) -> None:
     """What must be known before saying yes: how much, what stays behind, warnings."""
     _ends(to, what)
     screen.say(to, f"Copy  {amount(what)}")
-    left = [item for item in what.left if item.rows > 0 and not item.loses.startswith("nothing")]
-    if left:
+    if left := missed(what):
         short = _names(to, what)
-        listed = ", ".join(f"{short.short(item.table)} ({screen.count(item.rows, 'row')})" for item in left)
-        screen.say(to, f"Not   {listed}")
+        counted = ((item, "rows unknown" if item.rows is None else screen.count(item.rows, "row")) for item in left)
+        screen.say(to, f"Not   {', '.join(f'{short.short(item.table)} ({rows})' for item, rows in counted)}")
     to.print()
     findings(to, [finding for finding in what.findings if finding.severity == "warn"])
+
+
+def missed(what: model.Plan) -> list[model.Left]:
+    """Tables that stay behind with rows that somebody may miss."""
+    left = (item for item in what.left if item.rows is None or item.rows > 0)
+    return [item for item in left if not item.loses.startswith("nothing")]
 
 
 def continued(to: screen.Screen, what: model.Plan, *, run: str) -> None:
@@ -135,7 +133,8 @@ def _listing(
     if to.width - fixed - 3 * len(columns) < _READABLE * len(texts):
         _stack(to, title, rows, texts)
         return
-    table = _grid(*columns, right=("rows", "size"), title=title, least=least)
+    table = _grid(*columns, right=("rows", "size"), least=least)
+    to.print(Text(title, "bold"))
     for row in rows:
         table.add_row(*map(screen.text, row))
     to.print(table)
@@ -153,12 +152,20 @@ def _stack(to: screen.Screen, title: str, rows: Sequence[Sequence[str]], texts: 
 
 
 def _left(to: screen.Screen, left: Sequence[model.Left], short: names.Names) -> None:
-    if lost := [item for item in left if item.rows > 0]:
-        rows = [(short.short(item.table), f"{item.rows:,.0f}", item.reason, f"loses {item.loses}") for item in lost]
+    others = [item for item in left if item.reason == selection.OTHERS]
+    known = [item for item in left if item not in others]
+    if lost := [item for item in known if item.rows is None or item.rows > 0]:
+        rows = [(short.short(i.table), _or_unknown(i.rows), i.reason, f"loses {i.loses}") for i in lost]
         _listing(to, "Stays behind", (short.title, "rows", "why", "what that means"), rows)
-    if empty := [short.short(item.table) for item in left if item.rows <= 0]:
-        screen.say(to, f"Empty, so nothing is lost: {', '.join(empty)}.")
-        to.print()
+    empty = [item for item in known if item.rows is not None and item.rows <= 0]
+    for what, items in (("Empty, so nothing is lost", empty), ("Left as they are", others)):
+        if items:
+            screen.say(to, f"{what}: {', '.join(short.short(item.table) for item in items)}.")
+            to.print()
+
+
+def _or_unknown(rows: float | None) -> str:
+    return "unknown" if rows is None else f"{rows:,.0f}"
 
 
 def _worst_last(found: Iterable[model.Finding]) -> list[model.Finding]:
@@ -195,14 +202,23 @@ def _finding(to: screen.Screen, mark: str, style: str, finding: model.Finding) -
 
 
 def accounts(to: screen.Screen, books: Sequence[model.Account], *, seconds: float) -> None:
-    """Rows out, rows in, rows in the ledger: three counts by three witnesses."""
-    rows, amount = sum(account.rows_in for account in books), sum(account.bytes for account in books)
+    """Rows out, rows in, rows in the ledger: three counts by three witnesses.
+
+    What an earlier attempt brought counts for neither the time nor the rate of this one.
+    """
+    kept = sum(account.kept for account in books)
+    rows = sum(account.rows_in for account in books) - kept
+    amount = sum(account.bytes - account.kept_bytes for account in books)
+    tables = sum(account.rows_in > account.kept or not account.kept for account in books)
     screen.say(
         to,
-        f"Done: {screen.count(rows, 'row')} in {screen.count(len(books), 'table')}, {screen.size(amount)}"
+        f"Done: {screen.count(rows, 'row')} in {screen.count(tables, 'table')}, {screen.size(amount)}"
         f" in {screen.duration(seconds)}.",
         "bold green",
     )
+    if kept:
+        before = sum(account.kept > 0 for account in books)
+        screen.say(to, f"Kept of an earlier attempt: {screen.count(kept, 'row')} in {screen.count(before, 'table')}.")
     screen.say(to, "Rows out = rows in = ledger, for every table.")
     to.print()
     shapes = (
@@ -220,14 +236,15 @@ def _books(to: screen.Screen, books: Sequence[model.Account], columns: Sequence[
     short = names.Names([account.table for account in books], unicode=to.unicode)
     table = _grid(short.title, *columns, right=columns)
     for account in books:
+        fresh = account.bytes - account.kept_bytes
         cells = {
             "rows": f"{account.rows_in:,}",
             "rows out": f"{account.rows_out:,}",
             "rows in": f"{account.rows_in:,}",
             "ledger": f"{account.rows_ledger:,}",
             "size": screen.size(account.bytes),
-            "time": screen.duration(account.seconds),
-            "rate": f"{screen.size(account.bytes / account.seconds)}/s" if account.seconds >= 0.05 else "",
+            "time": "kept" if account.kept and not account.seconds else screen.duration(account.seconds),
+            "rate": f"{screen.size(fresh / account.seconds)}/s" if account.seconds >= 0.05 else "",
         }
         table.add_row(screen.text(short.short(account.table)), *(cells[column] for column in columns))
     return table
@@ -240,7 +257,15 @@ def panel(to: screen.Screen, title: str, lines: Iterable[str], commands: Iterabl
         screen.quote(to, command)
 
 
-def runs(to: screen.Screen, target: str, what: Sequence[model.Run], *, working: str, waiting: Sequence[str]) -> None:
+def runs(
+    to: screen.Screen,
+    target: str,
+    what: Sequence[model.Run],
+    *,
+    working: str,
+    waiting: Sequence[str],
+    tables: Sequence[model.Tally],
+) -> None:
     """The ledger: what is true now and what to do, all runs, the tables of the latest that landed something.
 
     `working` is what holds the target just now, empty when nothing does; `waiting` are the tables
@@ -260,8 +285,8 @@ def runs(to: screen.Screen, target: str, what: Sequence[model.Run], *, working: 
     to.print(table)
     to.print()
     shown = next((run for run in what if run.steps), None)
-    if shown is not None:
-        _steps(to, shown)
+    if shown is not None and tables:
+        _tallies(to, tables, shown.id)
 
 
 def _standing(target: str, what: Sequence[model.Run], working: str, waiting: Sequence[str]) -> Iterable[str]:
@@ -278,31 +303,40 @@ def _standing(target: str, what: Sequence[model.Run], working: str, waiting: Seq
         yield "Continue it, with the same --source and --target: `mishika-migrate copy --resume`"
     elif latest.state == "finished":
         yield f"Finished: run {latest.id} copied everything that it had planned."
+    elif latest.state == "abandoned":
+        yield f"Abandoned: nothing of run {latest.id} is on the target."
     else:
         yield f"Nothing landed: run {latest.id} ended before its first step."
         yield "Start anew: `mishika-migrate copy`."
     yield f"From  {latest.source}"
     yield f"To    {latest.target}"
-    if latest.message and latest.state != "finished":
+    if latest.message and latest.state not in ("finished", "abandoned"):
         yield f"It ended with: {latest.message}"
     if waiting:
         yield f"Still to copy: {', '.join(waiting)}"
 
 
-def _steps(to: screen.Screen, run: model.Run) -> None:
-    copied = [step for step in run.steps if step.table]
-    if not copied:
-        return
-    short = names.Names([step.table for step in copied], unicode=to.unicode)
-    table = _grid(short.title, "rows", "size", "time", right=("rows", "size", "time"), title=f"Landed in {run.id}")
-    for step in copied:
+def _tallies(to: screen.Screen, what: Sequence[model.Tally], run: str) -> None:
+    """One line a table, however many ranges it was cut into."""
+    short = names.Names([tally.table for tally in what], unicode=to.unicode)
+    table = _grid(short.title, "steps", "rows", "size", right=("steps", "rows", "size"))
+    to.print(Text(f"Tables of {run}", "bold"))
+    for tally in what:
         table.add_row(
-            screen.text(short.short(step.table)),
-            f"{step.rows_in:,}",
-            screen.size(step.bytes),
-            screen.duration(step.seconds),
+            screen.text(short.short(tally.table)),
+            f"{tally.steps:,} of {tally.planned:,}" if tally.planned else f"{tally.steps:,}",
+            f"{tally.rows:,}",
+            screen.size(tally.bytes),
         )
     to.print(table)
+
+
+def damaged(to: screen.Screen, target: str, missing: Sequence[str]) -> None:
+    """A ledger that cannot be read."""
+    tables = screen.count(len(missing), "table").partition(" ")[2]
+    screen.say(to, f"The ledger on {target} is incomplete: {tables} {', '.join(missing)} missing.", "bold")
+    screen.say(to, "It was damaged, or another version wrote it. What has landed is not known.")
+    screen.say(to, "Remove what is left of it: `mishika-migrate cleanup`.")
 
 
 def tables(to: screen.Screen, listed: Sequence[model.Listed], *, source: str) -> None:
@@ -310,7 +344,7 @@ def tables(to: screen.Screen, listed: Sequence[model.Listed], *, source: str) ->
     needs = ("required", "if-used", "if-wanted", "never", "unknown")
     counted = [(need, sum(row.need == need for row in listed)) for need in needs]
     told = ", ".join(f"{number} {need}" for need, number in counted if number)
-    where = f"; {sum(row.rows is not None for row in listed)} of them on {source}" if source else ""
+    where = f"; {sum(row.bytes is not None for row in listed)} of them on {source}" if source else ""
     screen.say(to, f"{screen.count(len(listed), 'table')}: {told}{where}.", "bold")
     to.print()
     short = names.Names([row.table for row in listed], unicode=to.unicode)
@@ -319,13 +353,10 @@ def tables(to: screen.Screen, listed: Sequence[model.Listed], *, source: str) ->
     table.columns[1].no_wrap = True
     for row in listed:
         why = f"{row.why} ({row.flag})" if row.flag else row.why
-        counts = (_or_dash(row.rows, "{:,.0f}".format), _or_dash(row.bytes, screen.size)) if source else ()
+        rows = "–" if row.bytes is None else _or_unknown(row.rows)
+        counts = (rows, "–" if row.bytes is None else screen.size(row.bytes)) if source else ()
         table.add_row(screen.text(short.short(row.table)), row.need, *counts, screen.text(why))
     to.print(table)
-
-
-def _or_dash(value: float | None, shown: Callable[[float], str]) -> str:
-    return "–" if value is None else shown(value)
 
 
 def error(to: screen.Screen, failure: errors.Error) -> None:

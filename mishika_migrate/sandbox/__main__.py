@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     fill.add_argument("--keys", type=int, default=2000, metavar="N", help="virtual keys (%(default)s)")
     fill.add_argument("--logs", type=int, default=20_000, metavar="N", help="spend logs (%(default)s)")
     fill.add_argument("--long-logs", type=int, metavar="N", help="of them, with prompts (a tenth)")
-    fill.add_argument("--usage", type=int, default=0, metavar="N", help="daily usage rows (%(default)s)")
+    fill.add_argument("--usage", type=int, default=300, metavar="N", help="daily usage rows (%(default)s)")
     fill.add_argument("--seed", type=int, default=1, metavar="N", help="same seed, same rows (%(default)s)")
 
     serve = commands.add_parser("serve", help="run a server in a directory, print its URL, leave it running")

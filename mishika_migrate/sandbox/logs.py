@@ -6,7 +6,6 @@ prepared once in pools, already as COPY text, and a row is one `%` over a templa
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -206,45 +205,78 @@ def failures(crowd: Crowd, count: int) -> Iterator[Record]:
         }
 
 
-def usage(crowd: Crowd, entity: str, count: int) -> Iterator[Record]:
-    """Rows of a Daily*Spend table for `entity`: user_id, team_id or tag.
+def usage(crowd: Crowd, entity: str, count: int) -> tuple[tuple[str, ...], Iterator[str]]:
+    """Columns and COPY lines of a Daily*Spend table for `entity`: user_id, team_id or tag.
 
     All (entity, date, api_key, model, provider) differ, but for some twins with a NULL provider,
     as the proxy makes them: NULLs are distinct in a unique index.
     """
-    random = crowd.random(f"daily {entity}")
     keys = [key for key in crowd.keys if key.team != people.UI_TEAM and (entity != "team_id" or key.team)]
     keys = keys or ([] if entity == "team_id" else [_NOBODY])
-    for number in range(count if keys else 0):
-        place = number - 1 if number % 500 == 499 else number
-        key = keys[place % len(keys)]
-        model, provider, _ = words.MODELS[place // len(keys) % len(words.MODELS)]
-        day = crowd.now - timedelta(days=place // (len(keys) * len(words.MODELS)))
-        yield {
-            "id": str(uuid.UUID(int=random.getrandbits(128), version=4)),
-            entity: _entity(entity, key, place),
-            "date": day.date().isoformat(),
-            "api_key": key.token,
-            "model": f"{provider}/{model}",
-            "model_group": model if number % 3 else None,
-            "custom_llm_provider": None if number % 500 >= 498 else provider,
-            "prompt_tokens": random.getrandbits(20),
-            "completion_tokens": random.getrandbits(16),
-            "cache_read_input_tokens": random.getrandbits(8),
-            "cache_creation_input_tokens": 0,
-            "spend": random.getrandbits(24) / 3e6,
-            "api_requests": 12,
-            "successful_requests": 11,
-            "failed_requests": 1,
-            "created_at": rows.moment(day),
-            "updated_at": rows.moment(day + timedelta(hours=12, microseconds=7000)),
-        }
+    return ("id", entity, *_USAGE_COLUMNS), _usage(crowd, entity, keys, count if keys else 0)
 
 
-def _entity(entity: str, key: Key, place: int) -> str | None:
+_USAGE_COLUMNS = (
+    "date", "api_key", "model", "model_group", "custom_llm_provider", "prompt_tokens", "completion_tokens",
+    "cache_read_input_tokens", "cache_creation_input_tokens", "spend", "api_requests", "successful_requests",
+    "failed_requests", "created_at", "updated_at",
+)  # fmt: skip
+
+
+def _usage(crowd: Crowd, entity: str, keys: Sequence[Key], count: int) -> Iterator[str]:
+    bits = crowd.random(f"daily {entity}").getrandbits
+    sums = [_sums(bits(68)) for _ in range(4096)]
+    owners = [f"{_owner(entity, key, which)}\t" for which, key in enumerate(keys)]
+    tokens = [f"\t{key.token}\t" for key in keys]
+    identifier = f"-{bits(16):04x}-4{bits(12):03x}-8{bits(12):03x}-{bits(48):012x}\t"
+    which, kind, ago = -1, 0, 0
+    date, made = _dates(crowd, ago)
+    middles = _middles(kind)
+    for number in range(count):
+        odd = number % 500
+        if odd != 499:  # the twin of the row before it
+            which += 1
+        if which == len(keys):
+            which, kind = 0, kind + 1
+            if kind == len(words.MODELS):
+                kind, ago = 0, ago + 1
+                date, made = _dates(crowd, ago)
+            middles = _middles(kind)
+        yield (
+            # An odd factor: no two of the first 2**32 are the same, and they are in no order.
+            f"{number * 0x9E37_79B1 & 0xFFFF_FFFF:08x}{identifier}{owners[which]}{date}{tokens[which]}"
+            f"{middles[number % 3 > 0, odd >= 498]}{sums[bits(12)]}{made}"
+        )
+
+
+def _owner(entity: str, key: Key, which: int) -> str:
     if entity == "user_id":
         return key.user or people.UI_USER
-    return key.team if entity == "team_id" else rows.text(words.TAGS[place % len(words.TAGS)])
+    return (key.team or "") if entity == "team_id" else rows.text(words.TAGS[which % len(words.TAGS)])
+
+
+def _middles(kind: int) -> dict[tuple[bool, bool], str]:
+    """Model, group and provider, by whether the group is known and whether the provider is not."""
+    name, provider, _ = words.MODELS[kind]
+    return {
+        (group, lost): rows.line((f"{provider}/{name}", name if group else None, None if lost else provider))[:-1]
+        + "\t"
+        for group in (False, True)
+        for lost in (False, True)
+    }
+
+
+def _sums(drawn: int) -> str:
+    """Tokens, spend and counts of requests, from 68 random bits."""
+    tokens = (drawn & 0xF_FFFF, drawn >> 20 & 0xFFFF, drawn >> 36 & 0xFF, 0)
+    return rows.line((*tokens, (drawn >> 44) / 3e6, 12, 11, 1))[:-1] + "\t"
+
+
+def _dates(crowd: Crowd, ago: int) -> tuple[str, str]:
+    """The day as text, and when its row was made and last added to."""
+    day = crowd.now - timedelta(days=ago)
+    updated = day + timedelta(hours=12, microseconds=7000)
+    return day.date().isoformat(), rows.line((rows.moment(day), rows.moment(updated)))
 
 
 def audits(crowd: Crowd, count: int) -> Iterator[Record]:

@@ -44,7 +44,13 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield inspect.cleandoc(command.help)
     yield ""
     groups: dict[str, list[Any]] = {}
+    for given in command.params:
+        if given.param_type_name == "argument":
+            yield f"`{given.metavar}`: {given.help}"
+            yield ""
     for option in command.params:
+        if option.param_type_name == "argument":
+            continue
         groups.setdefault(option.rich_help_panel, []).append(option)
     for title, options in groups.items():
         yield f"| {title} | variable | meaning |"

@@ -92,7 +92,7 @@ def test_status_of_an_unfinished_run_says_how_to_go_on(
     assert (summary["waiting"], summary["working"]) == ([LOGS], "")
     assert summary["unfinished"]
     planned = run("plan", "--source", source_url, "--target", target_url)
-    assert "is unfinished; `mishika-migrate copy --resume` continues it" in planned.err
+    assert "is unfinished; `mishika-migrate copy --resume --source " in planned.err
     again = run("copy", "--yes", "--source", source_url, "--target", target_url)
     assert again.status == 5
     assert "copy --resume" in again.err

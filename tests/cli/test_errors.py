@@ -63,7 +63,17 @@ def test_command_line_that_cannot_be_used(arguments: list[str], words: list[str]
     refused(run(*arguments, *ends), 2, *words)
 
 
-@pytest.mark.parametrize("arguments", [["copy", "postgresql://u:hunter2@h/d"], ["postgresql://u:hunter2@h/d"]])
+ADDRESS = "postgresql://u:hunter2@h/d"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["copy", ADDRESS], [ADDRESS], [f"copy{ADDRESS}"], ["copy", f"--{ADDRESS}"], ["copy", f"--yes={ADDRESS}"],
+        ["tables", "--matrix", ADDRESS], ["tables", "--config", ADDRESS], ["tables", "--proxy-config", ADDRESS],
+        ["copy", "--jobs", ADDRESS], ["copy", "--batch-size", ADDRESS], ["demo", "--keep", ADDRESS],
+    ],
+)  # fmt: skip
 def test_stray_address_is_not_repeated(arguments: list[str], run: Run) -> None:
     done = run(*arguments)
     refused(done, 2)
@@ -227,7 +237,7 @@ def test_findings_of_a_refusal_are_in_its_json(source_url: str, run: Run) -> Non
     assert "same-database" in [finding["code"] for finding in done.lines()[-1]["findings"]]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_while_a_server_does_not_answer(number: signal.Signals, status: int, start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         program = start("status", "--target", f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d")
@@ -250,3 +260,18 @@ def test_bug_is_one_sentence_and_a_traceback_for_those_who_ask(run: Run, tmp_pat
         done = run("status", flag, env=spoiled)
         assert done.status == 1
         assert "Traceback" in done.err
+
+
+@pytest.mark.parametrize("flags", [["-v"], ["-yv"], []])
+def test_traceback_is_for_those_who_asked_in_any_way(flags: list[str], run: Run, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import mishika_migrate.pg.connect as c\n"
+        "def session(*a, **k): raise ZeroDivisionError('no')\n"
+        "c.session = session\n"
+    )
+    if not flags:
+        (tmp_path / "mishika-migrate.yaml").write_text("verbose: true\n")
+    spoiled = {"PYTHONPATH": str(tmp_path) + ":" + environment().get("PYTHONPATH", "")}
+    done = run("cleanup" if "-yv" in flags else "status", "--target", NOBODY, *flags, env=spoiled)
+    assert done.status == 1
+    assert "Traceback" in done.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,16 +27,16 @@ def clean(*texts: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+def guarded() -> Iterator[servers.Server]:
     """A server that lets `mover` in over TCP with a password alone."""
-    folder = tmp_path_factory.mktemp("guarded", numbered=True)
-    folder.parent.chmod(0o755)
-    folder.chmod(0o755)
-    server = servers.Server.create(folder / "data", binaries=servers.embedded(), tcp=True)
-    rules = folder / "data" / "pg_hba.conf"
-    rules.write_text("host all mover 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
-    with server:
-        yield server
+    # Not pytest's own folder: another session closes its parent to the server's user again.
+    with tempfile.TemporaryDirectory(prefix="mm-") as name:
+        folder = Path(name)
+        server = servers.Server.create(folder / "data", binaries=servers.embedded(), tcp=True)
+        rules = folder / "data" / "pg_hba.conf"
+        rules.write_text("host all mover 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        with server:
+            yield server
 
 
 def address(server: servers.Server, database: str, password: str = PASSWORD) -> str:
@@ -140,7 +141,7 @@ def test_address_that_cannot_be_read_is_not_repeated(url: str, run: Run) -> None
 
 def test_traceback_of_a_bug_shows_no_secret(ends: dict[str, str], run: Run, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import mishika_migrate.pg.ledger as l\ndef runs(session): raise ZeroDivisionError('no')\nl.runs = runs\n"
+        "import mishika_migrate.pg.ledger as l\ndef fail(session): raise ZeroDivisionError('no')\nl.missing = fail\n"
     )
     spoiled = {"PYTHONPATH": str(tmp_path) + ":" + environment().get("PYTHONPATH", "")}
     done = run("status", "-v", env={**ends, **spoiled})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_results_go_to_stdout_and_the_rest_to_stderr(source_url: str, target_url
 
 def test_one_plain_line_a_table_without_a_terminal(source_url: str, target_url: str, run: Run) -> None:
     done = run("copy", "--yes", "--source", source_url, "--target", target_url, env={"COLUMNS": "20"})
-    finished = [line for line in done.err.splitlines() if line.startswith("MishikaLLM_") and " rows, " in line]
+    finished = [line for line in done.err.splitlines() if re.match(r"MishikaLLM_\w+: [\d,]+ rows?, ", line)]
     assert len(finished) == 16
     assert "\x1b" not in done.err + done.out
 
@@ -79,9 +80,9 @@ def test_reader_that_goes_away_ends_no_copy(source_url: str, target_url: str, tm
         ("mm --help >&-", 0, b""),
         ("mm status 2>&-", 2, b""),
         ("mm status <&- >&- 2>&-", 2, b""),
-        ("mm tables >/dev/full", 2, b"error: stdout did not take the whole result"),
-        ("mm tables --json >/dev/full", 2, b"error: stdout did not take the whole result"),
-        ("mm --help >/dev/full", 2, b"error: stdout did not take the whole result"),
+        ("mm tables >/dev/full", 8, b"error: stdout did not take the whole result"),
+        ("mm tables --json >/dev/full", 8, b"error: stdout did not take the whole result"),
+        ("mm --help >/dev/full", 8, b"error: stdout did not take the whole result"),
         ("mm status 2>/dev/full", 2, b""),
     ],
 )
@@ -98,6 +99,22 @@ def test_full_log_ends_no_copy(source_url: str, target_url: str, tmp_path: Path)
     done = shell("mm copy --yes 2>/dev/full", tmp_path, ends)
     assert done.returncode == 0
     assert done.stdout.startswith(b"Done: ")
+
+
+@pytest.mark.parametrize("options", ["", "--json"])
+def test_full_stdout_does_not_hide_that_the_copy_is_complete(
+    options: str, source_url: str, target_url: str, tmp_path: Path, run: Run
+) -> None:
+    ends = {"MISHIKA_MIGRATE_SOURCE": source_url, "MISHIKA_MIGRATE_TARGET": target_url}
+    done = shell(f"mm copy --yes -q {options} >/dev/full", tmp_path, ends)
+    assert done.returncode == 8
+    assert done.stderr.decode().splitlines() == [
+        "error: the copy is complete, but stdout did not take its result: No space left on device",
+        "hint: `mishika-migrate status` shows it.",
+    ]
+    assert run("status", "--target", target_url).out.startswith("Finished: ")
+    done = shell("mm cleanup --yes >/dev/full", tmp_path, ends)
+    assert (done.returncode, b"the ledger is removed, but" in done.stderr) == (8, True)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from mishika_migrate.sandbox.servers import Server
 from tests.fix_faults import LOGS, blocked, locked, wait_until
+from tests.fix_network import Proxy
 from tests.fix_program import Run
-from tests.fix_servers import rows_of
+from tests.fix_servers import Pair, rows_of
 from tests.fix_terminal import Open, Terminal
 
 TOKENS = "MishikaLLM_VerificationToken"
@@ -53,6 +57,27 @@ def test_ctrl_c_in_a_copy_says_what_is_still_to_copy(source_url: str, target_url
     assert "still to copy: public.MishikaLLM_SpendLogs" in shown.screen.text
     assert "copy --resume" in shown.screen.text
     assert "✓" not in shown.screen.text
+
+
+def test_second_ctrl_c_clears_the_display_and_says_how_to_go_on(
+    pair: Pair, source_url: str, target_url: str, terminal: Open, proxy: Callable[[Server], Proxy]
+) -> None:
+    between = proxy(pair.new)
+    with locked(target_url, LOGS):
+        shown = terminal(
+            "copy", "--source", source_url, "--include-spendlogs", "--yes", "--lock-timeout", "0",
+            env={"MISHIKA_MIGRATE_TARGET": between.url(target_url)},
+        )  # fmt: skip
+        shown.until("✓ VerificationToken")
+        wait_until(lambda: blocked(target_url))
+        between.stall()
+        shown.type("\x03")
+        shown.until("stopping; once more ends at once")
+        shown.type("\x03")
+        assert shown.ended() == 130
+    said = f"ended at once; `mishika-migrate copy --resume --source '{source_url}'` continues"
+    assert shown.screen.text.replace("\n", "").endswith(said)
+    assert "✓" not in shown.screen.text and "^C" not in shown.screen.text
 
 
 @pytest.mark.parametrize("columns", [60, 120])

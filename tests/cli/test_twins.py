@@ -21,7 +21,7 @@ def options() -> list[tuple[str, Any]]:
         (name, option)
         for name, command in ROOT.commands.items()
         for option in command.params
-        if "--help" not in option.opts
+        if "--help" not in option.opts and option.param_type_name == "option"
     ]
 
 
@@ -31,10 +31,16 @@ def test_option_has_its_twin(command: str, option: Any) -> None:
     assert option.help
 
 
-def test_commands_have_no_arguments_and_one_meaning_for_each_option() -> None:
+def test_only_throttle_has_an_argument_and_each_option_one_meaning() -> None:
+    arguments = [
+        (name, given.name)
+        for name, command in ROOT.commands.items()
+        for given in command.params
+        if given.param_type_name == "argument"
+    ]
+    assert arguments == [("throttle", "wish")]
     helps: dict[str, set[str]] = {}
     for _, option in options():
-        assert option.param_type_name == "option"
         helps.setdefault(option.opts[0], set()).add(option.help)
     assert [flag for flag, said in helps.items() if len(said) > 1] == []
 

@@ -8,6 +8,7 @@ import pytest
 
 from mishika_migrate import errors, events, model
 from mishika_migrate.report import jsonl, live, names, screen, terminal
+from tests.fix_faults import wait_until
 
 
 @pytest.mark.parametrize(
@@ -137,3 +138,76 @@ def test_json_is_escaped_where_the_stream_is_not_utf_8() -> None:
     stream = io.TextIOWrapper(raw, "latin-1")
     jsonl.Lines(stream).write("x", {"a": "→"})
     assert raw.getvalue() == b'{"event": "x", "a": "\\u2192"}\n'
+
+
+def test_result_of_a_resumed_run_tells_kept_rows_from_copied_ones() -> None:
+    books = (
+        model.Account(table="a", rows_out=70, rows_in=70, rows_ledger=70, bytes=7000, seconds=0.0, kept=70,
+                      kept_bytes=7000),
+        model.Account(table="b", rows_out=31, rows_in=31, rows_ledger=31, bytes=3100, seconds=2.0, kept=30,
+                      kept_bytes=1100),
+    )  # fmt: skip
+    to, stream = shown(120)
+    terminal.accounts(to, books, seconds=2.5)
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == [
+        "Done: 1 row in 1 table, 2.0 kB in 2.5 s.",
+        "Kept of an earlier attempt: 100 rows in 2 tables.",
+    ]
+    assert lines[-2].split()[-3:] == ["7.0", "kB", "kept"]
+    assert lines[-1].split()[-2:] == ["1.0", "kB/s"]
+
+
+def test_title_of_a_small_table_is_not_wrapped_to_its_width() -> None:
+    chosen = (model.Chosen(table="a", stage="core", reason="x", rows=1, bytes=1),)
+    to, stream = shown(120)
+    terminal.plan(to, model.Plan(source="s", target="t", chosen=chosen, left=(), stages=(), findings=()))
+    assert "Keys and configuration: all of it in one transaction" in stream.getvalue().splitlines()
+    assert "Ready: 1 table, about 1 row, 1 B." in stream.getvalue()
+
+
+@pytest.mark.parametrize(("rows", "words"), [(1, "a: 1 row, "), (2, "a: 2 rows, ")])
+def test_one_row_is_one_row(rows: int, words: str) -> None:
+    event = events.TableFinished(table="a", stage="core", rows=rows, bytes=1, seconds=1.0)
+    assert live.line(event).startswith(words)
+
+
+def test_built_index_gets_a_line_in_a_log() -> None:
+    event = events.StepFinished(
+        step="index public.a a_idx", stage="indexes", table="", kind="BuildIndex", rows=0, bytes=0, seconds=3.0
+    )
+    assert live.line(event) == "index public.a a_idx: built in 3 s"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_display_shows_each_index_under_way_on_a_line_of_its_own(width: int) -> None:
+    names_ = ("Shop_logs_a_very_long_name_that_a_narrow_terminal_has_no_room_for_at_all_idx", "Shop_logs_pkey")
+    table = model.TableName(schema="public", name="Shop_logs")
+    builds = tuple(model.BuildIndex(target=table, name=name) for name in names_)
+    what = model.Plan(
+        source="s", target="t", left=(), findings=(),
+        chosen=tuple(model.Chosen(table=f"Shop_{n}", stage="bulk", reason="", rows=1, bytes=1) for n in ("logs", "x")),
+        stages=(model.Stage(name="indexes", title="building indexes", atomic=False, steps=builds),),
+    )  # fmt: skip
+    to, stream = shown(width)
+    with live.Display(to, what) as display:
+        display(events.StageStarted(name="indexes", title="building indexes", steps=2))
+        for build, share in zip(builds, (0.43, 1.0), strict=True):
+            display(events.Building(step=build.id, share=share))
+        wait_until(lambda: "100 %" in stream.getvalue())
+    frame = [line.split("\x1b")[0] for line in stream.getvalue().splitlines()]
+    at = frame.index("› building indexes: 0 of 2")
+    assert frame[at + 1].startswith("› index logs_a_very_long_name") and frame[at + 1].endswith("   43 %")
+    assert frame[at + 2].startswith("› index logs_pkey ") and frame[at + 2].endswith("  100 %")
+    assert max(map(len, frame)) < width
+
+
+def test_log_of_a_resumed_run_tells_how_much_of_a_table_was_copied_now() -> None:
+    to, stream = shown(120)
+    what = model.Plan(source="s", target="t", chosen=(), left=(), stages=(), findings=())
+    plain = live.Plain(to, what)
+    plain(events.TableKept(table="a", rows=60, bytes=6000, steps=2, whole=False))
+    plain(events.TableFinished(table="a", stage="bulk", rows=61, bytes=7000, seconds=1.0))
+    assert stream.getvalue().splitlines() == [
+        "a: 60 rows kept of an earlier attempt", "a: 1 row, 1.0 kB in 1 s; 61 with those kept",
+    ]  # fmt: skip

@@ -168,6 +168,21 @@ def test_logs_are_awkward_and_a_tenth_is_long(filled: Database) -> None:
     assert filled.ask('SELECT count(*) > 0 FROM "DailyTagSpend"') == [(True,)]
 
 
+def test_many_usage_rows_leave_the_same_indexes(
+    server: servers.Server, filled: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "_MANY", USAGE)
+    later = Database(server, "later")
+    listed = "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'MishikaLLM_DailyUserSpend' ORDER BY 1"
+    constraints = (
+        "SELECT conname, contype FROM pg_constraint WHERE conrelid = '\"MishikaLLM_DailyUserSpend\"'::regclass"
+    )
+    with psycopg.connect(later.url) as one, psycopg.connect(filled.url) as other:
+        for query in (listed, constraints):
+            assert one.execute(query.encode()).fetchall() == other.execute(query.encode()).fetchall() != []
+    assert later.digest() == filled.digest()
+
+
 def test_daily_usage_holds_twins_that_only_a_null_tells_apart(filled: Database) -> None:
     twins = filled.ask(
         'SELECT count(*) FROM "MishikaLLM_DailyUserSpend" WHERE custom_llm_provider IS NULL'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,32 @@ def test_read_refuses_what_is_no_readable_file(tmp_path: Path) -> None:
         assert caught.value.hint
 
 
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "link", "large"])
+def test_read_waits_for_no_writer_and_no_end(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml" if kind != "/dev/zero" else Path(kind)
+    words = "not a regular file"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to("nowhere")
+        words = "a link to a file that does not exist"
+    elif kind == "large":
+        path.write_text("a: 1\n" + "# no end\n" * 120_000)
+        words = "larger than 1 MB"
+    with pytest.raises(errors.ConfigurationError, match=words) as caught:
+        document.read(path)
+    assert caught.value.message.startswith(str(path))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("given", ["postgresql://u:hunter2@h/d", "u:hunter2@h", "mysql://hunter2", "x@" + "y" * 5000])
+def test_address_in_place_of_a_file_is_not_repeated(given: str) -> None:
+    with pytest.raises(errors.ConfigurationError) as caught:
+        document.read(Path(given))
+    assert not [secret for secret in ("hunter2", "yyy") if secret in caught.value.message]
+    assert caught.value.__cause__ is None
+
+
 def test_read_names_the_line_that_is_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(b"a: 1\nb: caf\xe9\n")
@@ -266,6 +293,22 @@ def test_unknown_key_is_refused_with_the_nearest_name() -> None:
     assert caught.value.hint == "The keys allowed there are: source, x."
 
 
+@pytest.mark.parametrize("key", ["hunter2secret", "p@ss", "a://b", "word word", "x" * 41])
+def test_unknown_key_that_looks_like_no_name_is_not_quoted(key: str) -> None:
+    found = document.parse(f"t:\n  '{key}': 1\n", name="f.yaml")
+    with pytest.raises(errors.ConfigurationError) as caught:
+        document.fields(found, "t", allowed=("source",))
+    assert caught.value.message == "f.yaml:2: an unknown key in t"
+
+
+def test_strange_keys_and_values_are_not_quoted() -> None:
+    with pytest.raises(errors.ConfigurationError, match=r"^f\.yaml:2: a key is given twice, first in line 1$"):
+        document.parse("p@ss: 1\np@ss: 2\n", name="f.yaml")
+    found = document.parse("t@b:\n  need: hun@ter\n", name="f.yaml")
+    with pytest.raises(errors.ConfigurationError, match=r"2: ….need: expected one of a, b, found something else$"):
+        document.choice(found, "t@b", "need", among=("a", "b"))
+
+
 def test_missing_key_is_refused() -> None:
     found = document.parse("a: 1\nt:\n  b: 2\n", name="f.yaml")
     with pytest.raises(errors.ConfigurationError, match=r"^f\.yaml:2: t lacks c"):
@@ -276,7 +319,7 @@ def test_missing_key_is_refused() -> None:
 
 def test_a_key_that_is_not_text_is_refused() -> None:
     found = document.parse("a: 1\non: 2\n", name="f.yaml")
-    with pytest.raises(errors.ConfigurationError, match=r"^f\.yaml:2: the file: the key True is not text"):
+    with pytest.raises(errors.ConfigurationError, match=r"^f\.yaml:2: the file: a key that is not text"):
         document.fields(found, allowed=("a",))
 
 

@@ -117,6 +117,11 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         settings.load({}, environ={}, config=tmp_path / "missing.yaml", directory=tmp_path)
 
 
+def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / FILE).symlink_to(tmp_path / "gone.yaml")
+    assert f"{FILE}: a link to a file that does not exist" in refusal(tmp_path).message
+
+
 def test_a_folder_that_cannot_be_looked_into_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(_: Path) -> bool:
         raise PermissionError(13, "Permission denied")
@@ -134,6 +139,8 @@ def test_a_folder_that_cannot_be_looked_into_is_no_traceback(tmp_path: Path, mon
     [
         ("jobs: 4\njobz: 4\n", f"{FILE}:2: unknown key jobz", "jobs"),
         ("include_spend-logs: true\n", f"{FILE}:1: unknown key include_spend-logs", "include-spendlogs"),
+        ("jobs: 4\nhunter2SECRET: 4\n", f"{FILE}:2: an unknown key", "jobs"),
+        ("include: [u:SECRET@h]\nexclude: [u:SECRET@h]\n", f"{FILE}:2: a table is in both", "one of the two"),
         ("dry-run: true\ndry_run: true\n", f"{FILE}:2: dry_run and dry-run are the same key", "Keep one"),
         ("\njobs: 0\n", f"{FILE}:2: jobs must be a whole number from 1 to 64", "1 to 64"),
         ("jobs: 65\n", f"{FILE}:1: jobs must be", "64"),
@@ -263,92 +270,6 @@ def test_an_open_file_without_a_password_draws_none(tmp_path: Path) -> None:
 # -- the proxy's own file -------------------------------------------------------------------------
 
 
-def proxy(
-    directory: Path, text: str, environ: dict[str, str] | None = None, *, needed: bool = True
-) -> settings.ProxyConfig:
-    path = directory / "proxy_config.yaml"
-    path.write_text(text)
-    return settings.read_proxy_config(path, environ or {}, needed=needed)
-
-
-FULL = """
-model_list:
-  - model_name: gpt
-    mishikallm_params: {model: openai/gpt, api_key: os.environ/KEY}
-general_settings:
-  master_key: sk-1234
-  database_url: "postgresql://u:hunter22@old/db?connection_limit=10"
-  disable_spend_logs: true
-  disable_error_logs: true
-  store_model_in_db: true
-"""
-
-
-def test_the_four_keys_are_read_and_all_others_left_alone(tmp_path: Path) -> None:
-    made = proxy(tmp_path, FULL)
-    assert made.database_url == "postgresql://u:hunter22@old/db?connection_limit=10"
-    assert (made.disable_spend_logs, made.disable_error_logs, made.store_model_in_db) == (True, True, True)
-    assert "hunter22" not in repr(made)
-    assert made.path.endswith("proxy_config.yaml")
-
-
-@pytest.mark.parametrize("text", ["model_list: []\n", "general_settings:\n", "general_settings: {database_url: }\n"])
-def test_a_proxy_file_may_say_nothing(tmp_path: Path, text: str) -> None:
-    made = proxy(tmp_path, text)
-    assert made.database_url is None
-    assert made.store_model_in_db is None
-    assert settings.implications(made) == ()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("general_settings: []\n", ":1: general_settings"),
-        ("general_settings:\n  database_url: 5\n", ":2: general_settings.database_url"),
-        ("general_settings:\n  disable_spend_logs: 'on it'\n", ":2: general_settings.disable_spend_logs"),
-        ("general_settings:\n\n  disable_error_logs: 1\n", ":3: general_settings.disable_error_logs"),
-        ("general_settings:\n  store_model_in_db: []\n", ":2: general_settings.store_model_in_db"),
-        ("general_settings:\n  database_url: os.environ/\n", ":2: database_url names"),
-    ],
-)
-def test_a_wrong_type_in_the_proxy_file_has_its_line(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(errors.ConfigurationError) as caught:
-        proxy(tmp_path, text)
-    assert message in caught.value.message
-
-
-def test_references_to_the_environment_are_resolved(tmp_path: Path) -> None:
-    text = "general_settings:\n  database_url: os.environ/URL\n  disable_spend_logs: os.environ/OFF\n"
-    made = proxy(tmp_path, text, {"URL": SECRET, "OFF": "True"})
-    assert made.database_url == SECRET
-    assert made.disable_spend_logs
-    assert "URL" in made.database_origin
-
-
-@pytest.mark.parametrize("environ", [{}, {"URL": ""}])
-def test_a_missing_variable_is_named(tmp_path: Path, environ: dict[str, str]) -> None:
-    text = "general_settings:\n  database_url: os.environ/URL\n"
-    with pytest.raises(errors.ConfigurationError, match=r":2: .*variable URL") as caught:
-        proxy(tmp_path, text, environ)
-    assert "--source" in caught.value.hint
-    assert proxy(tmp_path, text, environ, needed=False).database_url is None
-
-
-@pytest.mark.parametrize(
-    ("key", "variable", "expected"),
-    [
-        (None, None, None), (None, "True", True), (None, "false", False), (None, "perhaps", None),
-        ("false", "TRUE", True), ("true", "False", True), ("false", None, False), ("true", None, True),
-    ],
-)  # fmt: skip
-def test_the_variable_switches_models_in_the_database_on_only(
-    tmp_path: Path, key: str | None, variable: str | None, expected: bool | None
-) -> None:
-    text = f"general_settings: {{store_model_in_db: {key or 'null'}}}\n"
-    environ = {} if variable is None else {"STORE_MODEL_IN_DB": variable}
-    assert proxy(tmp_path, text, environ).store_model_in_db is expected
-
-
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
@@ -374,17 +295,10 @@ def test_without_a_proxy_file_its_variables_mean_nothing(tmp_path: Path) -> None
     assert load(tmp_path, environ={"DATABASE_URL": SECRET}).source is None
 
 
-def test_an_included_file_replaces_the_general_settings(tmp_path: Path) -> None:
-    (tmp_path / "more.yaml").write_text("general_settings: {database_url: 'host=included'}\n")
-    (tmp_path / "models.yaml").write_text("model_list: []\n")
-    text = "include: [more.yaml, models.yaml]\ngeneral_settings: {database_url: 'host=main'}\n"
-    made = proxy(tmp_path, text)
-    assert made.database_url == "host=included"
-    assert "more.yaml:1" in made.database_origin
-
-
 def test_the_proxys_database_is_the_source_when_nothing_else_is(tmp_path: Path) -> None:
-    (tmp_path / "proxy_config.yaml").write_text(FULL)
+    url = "postgresql://u:hunter22@old/db?connection_limit=10"
+    text = f"general_settings:\n  database_url: {url}\n  disable_spend_logs: true\n"
+    (tmp_path / "proxy_config.yaml").write_text(text)
     write(tmp_path, "proxy-config: proxy_config.yaml\n")
     made = load(tmp_path)
     assert label(made.source) == "u@old:5432/db"
@@ -407,14 +321,25 @@ def test_a_bad_url_of_the_proxy_names_its_place_and_keeps_its_password(tmp_path:
     assert "hunter22" not in error.message + error.hint
 
 
-def test_what_the_proxys_settings_imply_is_noted() -> None:
-    on = settings.ProxyConfig(path="p", disable_spend_logs=True, disable_error_logs=True, store_model_in_db=True)
-    notes = settings.implications(on)
-    assert [note.code for note in notes] == [
-        "proxy-spend-logs-off",
-        "proxy-error-logs-off",
-        "proxy-models-in-database",
-    ]
-    assert all(note.severity == "note" and note.fix and note.subject in note.message for note in notes)
-    off = settings.ProxyConfig(path="p", store_model_in_db=False)
-    assert [note.code for note in settings.implications(off)] == ["proxy-models-in-file"]
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("50MB/s", 50_000_000), ("50 mb", 50_000_000), ("1.5GB/s", 1_500_000_000), ("20kB/s", 20_000), ("1000", 1000)],
+)
+def test_a_rate_has_a_unit(tmp_path: Path, text: str, rate: int) -> None:
+    assert load(tmp_path, max_rate=text).max_rate == rate
+    write(tmp_path, f"max-rate: {text}\n")
+    assert load(tmp_path).max_rate == rate
+
+
+@pytest.mark.parametrize("text", ["fast", "0", "999", "2000GB/s", "50MB/min", "-1", "50 MB / s", "1e9"])
+def test_what_is_no_rate_is_refused(tmp_path: Path, text: str) -> None:
+    assert "such as 50MB/s" in refusal(tmp_path, max_rate=text).hint
+
+
+def test_executor_and_lag_are_checked(tmp_path: Path) -> None:
+    made = load(tmp_path, executor="dask=tcp://host:8786", pause_if_lag="500ms")
+    assert (made.executor, made.pause_if_lag) == ("dask=tcp://host:8786", 0.5)
+    assert (load(tmp_path).executor, load(tmp_path).pause_if_lag) == ("threads", None)
+    for wrong in ("dask", "dask=", "spark", "dask=a b"):
+        assert "dask=ADDRESS" in refusal(tmp_path, executor=wrong).hint
+    assert "500ms" in refusal(tmp_path, pause_if_lag="soon").hint
