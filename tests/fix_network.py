@@ -35,7 +35,8 @@ class Proxy:
         self._flowing.set()
         self.refuse = False
         self.cuts = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
 
     def url(self, url: str) -> str:
         """The server's URL, through this proxy."""
@@ -78,6 +79,9 @@ class Proxy:
         self._flowing.set()
 
     def close(self) -> None:
+        # close() alone does not wake a thread in accept(): it would take in one more connection, which nobody ends.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join()
         self._listener.close()
         self.flow()
         self.cut()
@@ -92,7 +96,11 @@ class Proxy:
                 client.close()
                 continue
             server = socket.socket(socket.AF_UNIX)
-            server.connect(str(self._to))
+            try:
+                server.connect(str(self._to))
+            except OSError:
+                self._close((client, server))  # the server is down: so is this connection
+                continue
             with self._guard:
                 self._pairs.append((client, server))
             threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
