@@ -42,6 +42,12 @@ class ConfigurationError(Error):
     status = 2
 
 
+class Different(Error):
+    """Both sides were read, and are not the same."""
+
+    status = 3
+
+
 class Refused(Error):
     """Preflight found a reason not to start; nothing was written."""
 

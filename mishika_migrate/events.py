@@ -98,6 +98,20 @@ class Building:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TableCompared:
+    """`verify` has looked at all of the table."""
+
+    content: model.Content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proven:
+    """What was copied has been compared with the snapshot that it was copied from."""
+
+    proof: model.Proof
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Noticed:
     """Something an operator should read, that stops nothing."""
 
@@ -140,6 +154,8 @@ Event = (
     | TableFinished
     | TableKept
     | Building
+    | TableCompared
+    | Proven
     | Noticed
     | SnapshotReleased
     | RunFinished

@@ -338,7 +338,7 @@ def questions(
         if entry is None or table is None or entry.stage != "core" or not _readable(table, source):
             continue
         asked = tuple(_pointers(entry, table, source, selection))
-        shape = _shape(entry, table)
+        shape = shape_of(entry, table)
         if table.bytes > _SEARCHED_BYTES and (asked or shape.objects or shape.present):
             unlooked.append(table.name)
             continue
@@ -351,7 +351,8 @@ def _readable(table: model.Table, source: model.Catalog) -> bool:
     return source.may_use_schema and "SELECT" in table.privileges and not table.hidden
 
 
-def _shape(entry: matrix.Entry, table: model.Table) -> model.Shape:
+def shape_of(entry: matrix.Entry, table: model.Table) -> model.Shape:
+    """What the application expects of the table's rows, as far as it has the columns."""
     return model.Shape(
         table=table.name,
         objects=tuple(name for name in entry.objects if _type(table, name) in ("json", "jsonb")),

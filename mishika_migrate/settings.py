@@ -27,7 +27,9 @@ NAMES = (
     "exclude", "only", "everything", "create_schema", "jobs", "dry_run", "resume", "yes", "json", "quiet", "verbose",
     "retries", "retry_seconds", "lock_timeout", "batch_size", "defer_indexes", "toast_compression",
     "spendlogs_since", "spendlogs_last", "spendlogs_before",
-    "executor", "max_rate", "pause_if_lag",
+    "executor", "max_rate", "pause_if_lag", "verify", "level", "hash", "sample", "max_differences", "snapshot",
+    "fenced", "recheck", "recheck_wait", "allow_unchecked", "report", "sample_keys", "salt_key_env", "master_key_env",
+    "proxy",
 )  # fmt: skip
 """The options, as `load` takes them; flags and the file write them with dashes."""
 
@@ -36,6 +38,7 @@ _DAY = 86_400.0
 _SIZES = {"": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 Defer = Literal["auto", "always", "never"]
 Compression = Literal["auto", "lz4", "pglz", "server"]
+Hash = Literal["fast", "exact"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +48,9 @@ class Settings:
     `lock_timeout` 0 waits without a limit; `retry_seconds` bounds all attempts of a step together.
     `groups` are those of `GROUPS` that are wanted. `batch_size` is in bytes. `executor` is `threads`,
     `processes` or `dask=ADDRESS`; `max_rate` is in bytes a second, None without a limit.
-    `pause_if_lag` is None where no standby is waited for. `warnings` are for the operator, whatever
-    happens.
+    `pause_if_lag` is None where no standby is waited for. `sample` is a share of rows. `sample_keys` is
+    a file's path or `-`; `salt_key_env` and `master_key_env` name variables. `warnings` are for the
+    operator, whatever happens.
     """
 
     source: model.Endpoint | None = None
@@ -77,6 +81,21 @@ class Settings:
     executor: str = "threads"
     max_rate: int | None = None
     pause_if_lag: float | None = None
+    verify: bool = True
+    level: model.Level = "content"
+    hash: Hash = "fast"
+    sample: float = 1.0
+    max_differences: int = 100
+    snapshot: str = ""
+    fenced: bool = False
+    recheck: int = 0
+    recheck_wait: float = 5.0
+    allow_unchecked: tuple[str, ...] = ()
+    reports: tuple[Path, ...] = ()
+    sample_keys: str | None = None
+    salt_key_env: str | None = None
+    master_key_env: str | None = None
+    proxy_url: str | None = None
     warnings: tuple[str, ...] = ()
 
     def need_source(self) -> model.Endpoint:
@@ -134,6 +153,21 @@ def load(
         executor=said.executor("executor"),
         max_rate=said.rate("max_rate"),
         pause_if_lag=said.seconds("pause_if_lag", default=0.0) if said.has("pause_if_lag") else None,
+        verify=said.flag("verify", default=True),
+        level=said.choice("level", ("content", "keys", "counts")),
+        hash=said.choice("hash", get_args(Hash)),
+        sample=said.share("sample"),
+        max_differences=said.whole("max_differences", default=100, most=100_000),
+        snapshot=said.word("snapshot", "a snapshot's name, as pg_export_snapshot() gives it") or "",
+        fenced=said.flag("fenced"),
+        recheck=said.whole("recheck", default=0, most=1000, least=0),
+        recheck_wait=said.seconds("recheck_wait", default=5.0),
+        allow_unchecked=said.texts("allow_unchecked"),
+        reports=said.paths("report"),
+        sample_keys=said.word("sample_keys", "the path of a file, or -"),
+        salt_key_env=said.word("salt_key_env", "the name of a variable"),
+        master_key_env=said.word("master_key_env", "the name of a variable"),
+        proxy_url=said.word("proxy", "the URL of a proxy"),
         warnings=said.warnings(),
     )
     _refuse_conflicts(settings, said)
@@ -251,17 +285,31 @@ class _Said:
     def value(self, name: str, default: object) -> object:
         return self.given.get(name, self.content.get(name, default))
 
-    def flag(self, name: str) -> bool:
-        value = self.value(name, False)
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        value = self.value(name, default)
         if not isinstance(value, bool):
             raise self.wrong(name, "true or false")
         return value
 
-    def whole(self, name: str, *, default: int, most: int) -> int:
+    def whole(self, name: str, *, default: int, most: int, least: int = 1) -> int:
         value = self.value(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise self.wrong(name, f"a whole number from 1 to {most}")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise self.wrong(name, f"a whole number from {least} to {most}")
         return value
+
+    def share(self, name: str) -> float:
+        """A share of all rows, written with a percent sign."""
+        value = self.value(name, "100%")
+        found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%", str(value), re.ASCII)
+        if not found or not 0 < float(found[1]) <= 100:
+            raise self.wrong(name, "a share of the rows such as 1% or 0.1%")
+        return float(found[1]) / 100
+
+    def word(self, name: str, expected: str) -> str | None:
+        value = self.value(name, None)
+        if value is not None and (not isinstance(value, str) or not value.strip() or not value.isprintable()):
+            raise self.wrong(name, expected)
+        return value if isinstance(value, str) else None
 
     def seconds(self, name: str, *, default: float) -> float:
         """Seconds as a number, or as text with a unit as Postgres writes it."""
@@ -336,7 +384,7 @@ class _Said:
     def texts(self, name: str) -> tuple[str, ...]:
         value = self.value(name, ())
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
-            raise self.wrong(name, "a list of table names")
+            raise self.wrong(name, "a list of names")
         return tuple(dict.fromkeys(value))
 
     def path(self, name: str) -> Path | None:
@@ -347,6 +395,14 @@ class _Said:
             raise self.wrong(name, "the path of a file")
         from_file = self.file if name not in self.given else None
         return Path(from_file.path).parent / value if from_file else Path(value)
+
+    def paths(self, name: str) -> tuple[Path, ...]:
+        value = self.value(name, ())
+        many = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(each, str | Path) and str(each) for each in many):
+            raise self.wrong(name, "paths of files")
+        base = Path(self.file.path).parent if self.file and name not in self.given else Path()
+        return tuple(base / str(each) for each in many)
 
     def endpoint(self, role: model.Role) -> model.Endpoint | None:
         if not self.has(role):

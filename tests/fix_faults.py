@@ -1,10 +1,11 @@
-"""What goes wrong, at a moment of the test's choosing: held locks, killed programs, ended backends."""
+"""What goes wrong, at a moment of the test's choosing: held locks, killed programs, ended backends, full disks."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from mishika_migrate.sandbox import accounts, servers
 from tests.fix_program import Ended, command, environment
 from tests.fix_servers import Clone, Pair
 
@@ -272,15 +274,43 @@ def gate(target_url: str) -> Iterator[Callable[[str], Gate]]:
         each.open()
 
 
+@contextmanager
+def held_up(start: Start, closed: Gate, target: str, *given: str) -> Iterator[Program]:
+    """The program, started, while one range or one index build stands before the gate and others have landed."""
+    program = start(*given)
+    wait_until(lambda: closed.reached() and ranges_landed(target) > 5)
+    yield program
+    closed.open()
+
+
 def ranges_landed(url: str) -> int:
     """How many of the request log's ranges the ledger holds."""
     return int(ask(url, f"SELECT count(*) FROM mishika_migrate.step WHERE {RANGES}"))
 
 
+# Whatever an index can have, on top of what the proxy's have.
+ADORNED = f"""
+CREATE INDEX "a b" ON "{LOGS}" (lower(request_id) text_pattern_ops, "startTime" DESC NULLS LAST)
+  INCLUDE (spend) WITH (fillfactor = 70) WHERE spend >= 0;
+CREATE INDEX tags ON "{LOGS}" USING gin (request_tags jsonb_path_ops);
+ALTER TABLE "{LOGS}" ADD CONSTRAINT later UNIQUE (request_id, call_type) DEFERRABLE INITIALLY DEFERRED;
+ALTER TABLE "{LOGS}" ADD EXCLUDE USING hash (request_id WITH =);
+COMMENT ON INDEX "a b" IS 'it''s one';
+COMMENT ON CONSTRAINT later ON "{LOGS}" IS 'a constraint';
+ALTER TABLE "{LOGS}" CLUSTER ON "{LOGS}_startTime_idx";
+CREATE UNIQUE INDEX identity ON "{LOGS}" (request_id, call_type);
+ALTER TABLE "{LOGS}" REPLICA IDENTITY USING INDEX identity;
+ALTER INDEX "a b" ALTER COLUMN 1 SET STATISTICS 777;
+ALTER INDEX tags DEPENDS ON EXTENSION plpgsql;
+"""
+
 _INDEXES = """
 SELECT coalesce(string_agg(concat_ws(' | ', i.indrelid::regclass, pg_get_indexdef(i.indexrelid), k.conname, k.contype,
     pg_get_constraintdef(k.oid), obj_description(i.indexrelid, 'pg_class'), obj_description(k.oid, 'pg_constraint'),
-    i.indisclustered, i.indisreplident, i.indisprimary, i.indisvalid), E'\n' ORDER BY i.indrelid, c.relname), '')
+    i.indisclustered, i.indisreplident, i.indisprimary, i.indisvalid,
+    ARRAY (SELECT a.attstattarget FROM pg_attribute a WHERE a.attrelid = c.oid ORDER BY a.attnum),
+    ARRAY (SELECT d.refobjid FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'x' ORDER BY 1)),
+    E'\n' ORDER BY i.indrelid, c.relname), '')
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid
 WHERE c.relnamespace = 'public'::regnamespace
@@ -290,3 +320,89 @@ WHERE c.relnamespace = 'public'::regnamespace
 def indexes_of(url: str) -> str:
     """Everything that is to be as it was, one index a line; shares no code with the tool."""
     return str(ask(url, _INDEXES))
+
+
+_CONSTRAINTS = """
+SELECT coalesce(string_agg(concat_ws(' | ', conrelid::regclass, conname, pg_get_constraintdef(oid), convalidated,
+    obj_description(oid, 'pg_constraint')), E'\n' ORDER BY conrelid, conname), '')
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+"""
+
+
+def constraints_of(url: str) -> str:
+    """The same of constraints, with and without an index."""
+    return str(ask(url, _CONSTRAINTS))
+
+
+# -- disks ----------------------------------------------------------------------------------------
+
+HUGE = 25_000_000  # bytes that do not compress
+
+
+class FullDisk:
+    """Room for less than HUGE: a tmpfs as tablespace, or a limit on the size of the server's files."""
+
+    def __init__(self, server: servers.Server, url: str, name: str, folder: Path) -> None:
+        self._server, self._url, self._name, self._folder = server, url, name, folder
+
+    def mount(self) -> None:
+        account = accounts.unprivileged()
+        self._folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "tmpfs", str(self._folder)]
+        if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+            pytest.skip(
+                "mounting a tmpfs needs Linux, root and CAP_SYS_ADMIN (in a container: --cap-add SYS_ADMIN); without"
+                " it the same test with [limit] fills a file up to its limit instead of a disk (EFBIG, not ENOSPC)"
+            )
+        accounts.own(self._folder / "space", account)
+        ask(self._url, f"CREATE TABLESPACE small LOCATION '{self._folder / 'space'}'")
+        ask(self._url, f'ALTER TABLE "{self._name}" SET TABLESPACE small')
+
+    def limit(self) -> None:
+        self._limit(str(17 * 1024 * 1024))  # a segment of the write-ahead log has 16
+
+    def make_room(self) -> None:
+        if self._folder.exists():
+            subprocess.run(["mount", "-o", "remount,size=200m", str(self._folder)], check=True)
+        else:
+            self._limit("unlimited")
+
+    def clear(self) -> None:
+        if self._folder.exists():
+            ask(self._url, f'ALTER TABLE "{self._name}" SET TABLESPACE pg_default')
+            ask(self._url, "DROP TABLESPACE small")
+            subprocess.run(["umount", str(self._folder)], check=True)
+        else:
+            self._limit("unlimited")
+
+    def _limit(self, size: str) -> None:
+        """Sessions inherit it from the postmaster."""
+        pid = int((self._server.directory / "postmaster.pid").read_text().split()[0])
+        account = accounts.run_as(accounts.unprivileged())
+        subprocess.run(["prlimit", f"--pid={pid}", f"--fsize={size}:unlimited"], check=True, **account)
+
+
+@pytest.fixture(params=["tmpfs", "limit"])
+def full_disk(request: pytest.FixtureRequest, pair: Pair, target_url: str) -> Iterator[Callable[[str], FullDisk]]:
+    """`full_disk("name")` puts that table or index of the target on it."""
+    made: list[FullDisk] = []
+    with tempfile.TemporaryDirectory(prefix="mm-disk-") as folder:
+
+        def make(name: str) -> FullDisk:
+            disk = FullDisk(pair.new, target_url, name, Path(folder) / "disk")
+            if request.param == "tmpfs":
+                disk.mount()
+            else:
+                disk.limit()
+            made.append(disk)
+            return disk
+
+        yield make
+        for disk in made:
+            disk.clear()
+
+
+def blow_up(url: str, table: str, column: str) -> None:
+    """One row of the table becomes too large for the disk."""
+    random = f"SELECT string_agg(md5(n::text), '') FROM generate_series(1, {HUGE // 32}) n"
+    ask(url, f'UPDATE "{table}" SET "{column}" = to_jsonb(({random})) WHERE ctid = (SELECT min(ctid) FROM "{table}")')

@@ -17,18 +17,25 @@ class Proxy:
     """Forwards 127.0.0.1:`port` to a Unix socket.
 
     `cut_after(n)` cuts the connection through which the last of `n` more bytes goes to the server,
-    `cut_after(n, back=True)` that through which it comes from there; `swallow("COMMIT")` hands the next
+    `cut_after(n, back=True)` that through which it comes from there; `stall_after` lets those bytes pass and then
+    nothing, in either direction, until `flow`; `swallow("COMMIT")` hands the next
     such command to the server and cuts its connection when the answer comes; `refuse` turns new
-    connections away; `stall` lets nothing pass in either direction.
+    connections away; `stall` is `stall_after` none.
+
+    What is stalled the kernel still takes and acknowledges, as much as `buffer` has room for: a client that
+    only waits for an answer cannot know, one with more to say sees a window of zero bytes.
     """
 
-    def __init__(self, to: Path) -> None:
+    def __init__(self, to: Path, *, buffer: int | None = None) -> None:
         self._to = to
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if buffer is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)  # of all that it accepts
         self.port: int = self._listener.getsockname()[1]
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._guard = threading.Lock()
-        self._budgets: dict[bool, int | None] = {True: None, False: None}
+        self._till_cut: dict[bool, int | None] = {True: None, False: None}
+        self._till_stall: dict[bool, int | None] = {True: None, False: None}
         self._command: bytes | None = None
         self._mute: set[socket.socket] = set()
         self._flowing = threading.Event()
@@ -43,7 +50,7 @@ class Proxy:
         return f"postgresql://postgres@127.0.0.1:{self.port}{urlsplit(url).path}?sslmode=disable"
 
     def cut_after(self, size: int, *, back: bool = False) -> None:
-        self._budgets[not back] = size
+        self._till_cut[not back] = size
 
     def swallow(self, command: str) -> None:
         self._command = command.encode() + b"\0"
@@ -74,6 +81,13 @@ class Proxy:
 
     def stall(self) -> None:
         self._flowing.clear()
+
+    def stall_after(self, size: int, *, back: bool = False) -> None:
+        self._till_stall[not back] = size
+
+    @property
+    def stalled(self) -> bool:
+        return not self._flowing.is_set()
 
     def flow(self) -> None:
         self._flowing.set()
@@ -109,11 +123,13 @@ class Proxy:
     def _pump(self, come: socket.socket, go: socket.socket, forth: bool) -> None:
         try:
             while block := come.recv(65536):
+                if _spent(self._till_stall, len(block), forth):
+                    self.stall()
                 self._flowing.wait()
                 if come in self._mute:
                     self._end((come, go))
                     return
-                if self._spent(len(block), forth):
+                if _spent(self._till_cut, len(block), forth):
                     self._end((come, go))
                     return
                 if forth and self._command is not None and self._command in block:
@@ -125,21 +141,22 @@ class Proxy:
             # Cut, or one end has gone: the other must hear of it, even one that only writes.
             self._close((come, go))
 
-    def _spent(self, size: int, forth: bool) -> bool:
-        left = self._budgets[forth]
-        if left is None:
-            return False
-        self._budgets[forth] = left - size if left > size else None
-        return left <= size
+
+def _spent(budgets: dict[bool, int | None], size: int, forth: bool) -> bool:
+    left = budgets[forth]
+    if left is None:
+        return False
+    budgets[forth] = left - size if left > size else None
+    return left <= size
 
 
 @pytest.fixture
-def proxy() -> Iterator[Callable[[servers.Server], Proxy]]:
+def proxy() -> Iterator[Callable[..., Proxy]]:
     """`proxy(server)` makes one; all are closed after the test."""
     made: list[Proxy] = []
 
-    def make(server: servers.Server) -> Proxy:
-        made.append(Proxy(server.socket))
+    def make(server: servers.Server, *, buffer: int | None = None) -> Proxy:
+        made.append(Proxy(server.socket, buffer=buffer))
         return made[-1]
 
     yield make

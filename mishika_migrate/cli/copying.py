@@ -6,9 +6,10 @@ Imports face, operations, report and the words; the heavy ones inside the comman
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -92,6 +93,7 @@ def copy(
     executor: options.Executor = None,
     max_rate: options.MaxRate = None,
     pause_if_lag: options.PauseIfLag = None,
+    verify: options.Verify = None,
     dry_run: options.DryRun = None,
     resume: options.Resume = None,
     retries: options.Retries = None,
@@ -158,7 +160,7 @@ _DECIDED = (
 
 def _resume(face: Face) -> None:
     from mishika_migrate import errors
-    from mishika_migrate.operations import copy
+    from mishika_migrate.operations import copy, resuming
     from mishika_migrate.report import terminal
 
     if face.settings.dry_run:
@@ -168,7 +170,7 @@ def _resume(face: Face) -> None:
         )
     if ignored := [f"--{name.replace('_', '-')}" for name in _DECIDED if name in face.given]:
         face.warn(f"{', '.join(ignored)} changes nothing: a resumed run keeps the plan that it began with")
-    todo, before = copy.resumable(face.settings.need_source(), face.settings.need_target())
+    todo, before = resuming.resumable(face.settings.need_source(), face.settings.need_target())
     if face.lines is None:
         terminal.continued(face.err, todo, run=before.run)
     execute(face, todo, functools.partial(copy.resume, todo, before))
@@ -181,14 +183,22 @@ def execute(
 
     `ended` is said when a second signal ends the process at once.
     """
+    from mishika_migrate import events
     from mishika_migrate.cli.signals import Stop
     from mishika_migrate.operations import copy, engine
     from mishika_migrate.report import terminal
 
     wanted = face.settings
+    proofs: list[model.Proof] = []
     ended = ended or f"ended at once; `{face.command(copy.RESUME)}` continues"
     began = time.monotonic()
-    with face.watching(todo) as emit, Stop(emit.notice, lambda: emit.last(ended)) as stop:
+    with face.watching(todo) as emit, Stop(emit.notice, lambda: emit.last(ended)) as stop, _telling(face, proofs):
+
+        def hear(event: events.Event) -> None:
+            if isinstance(event, events.Proven):
+                proofs.append(event.proof)
+            emit(event)
+
         accounts = run(
             wanted.need_source(),
             wanted.need_target(),
@@ -202,14 +212,30 @@ def execute(
                 executor=wanted.executor,
                 max_rate=wanted.max_rate,
                 pause_if_lag=wanted.pause_if_lag,
+                proving=face.rules() if wanted.verify else None,
             ),
-            emit=emit,
+            emit=hear,
             stopping=stop,
         )
     face.is_done("the copy is complete", hint="`mishika-migrate status` shows it.")
     if face.lines is None:
-        terminal.accounts(face.out, accounts, seconds=time.monotonic() - began)
+        proof = proofs[-1] if proofs else None
+        terminal.accounts(face.out, accounts, seconds=time.monotonic() - began, proof=proof)
     return accounts
+
+
+@contextlib.contextmanager
+def _telling(face: Face, proofs: Sequence[model.Proof]) -> Iterator[None]:
+    """What differs comes before the error that says so."""
+    from mishika_migrate import errors
+    from mishika_migrate.report import proof as page
+
+    try:
+        yield
+    except errors.Different:
+        if face.lines is None:
+            page.show(face.out, proofs[-1])
+        raise
 
 
 def _show(face: Face, found: look.Look) -> None:

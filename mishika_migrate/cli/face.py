@@ -17,7 +17,7 @@ import typer
 
 from mishika_migrate import addresses, errors, events, history, loading, matrix, model, proxy, selection, settings
 from mishika_migrate.cli import signals
-from mishika_migrate.report import jsonl, live, screen
+from mishika_migrate.report import document, jsonl, live, screen
 
 _latest: settings.Settings | None = None
 _done = errors.ResultLost("stdout did not take the whole result", hint="Send it to where there is room.")
@@ -131,6 +131,12 @@ class Face:
             return live.Display(self.err, what)
         return _Plain(self.err, what)
 
+    def noting(self) -> Callable[[events.Event], None]:
+        """A consumer for what is not a run: a line an event, on stderr or as JSON."""
+        if self.lines is not None:
+            return self.lines.event
+        return live.Notes(self.err)
+
     def is_done(self, what: str, *, hint: str) -> None:
         """What stays true when stdout does not take the result."""
         global _done  # noqa: PLW0603 - streams fail when the command is gone
@@ -179,7 +185,11 @@ class _Lines:
         pass
 
     def __call__(self, event: events.Event) -> None:
-        self._lines.event(event)
+        if not isinstance(event, events.Proven):
+            self._lines.event(event)
+            return
+        for name, fields in document.lines(event.proof):
+            self._lines.write(name, fields)
 
     def notice(self, words: str) -> None:
         signals.tell(words)

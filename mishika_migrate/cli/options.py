@@ -23,6 +23,7 @@ def option(flag: str, *more: str, help: str, **extra: Any) -> Any:
 _SERVERS = "Servers"
 _TABLES = "Which tables"
 _RUN = "How it runs"
+_PROOF = "What is proven"
 _FACE = "What you see"
 
 Source = Annotated[
@@ -225,6 +226,124 @@ LockTimeout = Annotated[
         help="How long to wait for a table's lock (10s).",
         rich_help_panel=_RUN,
     ),
+]
+Verify = Annotated[
+    bool | None,
+    option(
+        "--verify/--no-verify",
+        help="Compare all rows and keys with the snapshot that was copied before it is released (on).",
+        rich_help_panel=_RUN,
+    ),
+]
+Level = Annotated[
+    str | None,
+    option(
+        "--level",
+        metavar="LEVEL",
+        help="How deep to look: content, keys (which rows there are) or counts (content).",
+        rich_help_panel=_PROOF,
+    ),
+]
+Hash = Annotated[
+    str | None,
+    option(
+        "--hash",
+        metavar="HASH",
+        help="fast, or exact: slower, and blind to nothing (fast).",
+        rich_help_panel=_PROOF,
+    ),
+]
+Sample = Annotated[
+    str | None,
+    option(
+        "--sample",
+        metavar="SHARE",
+        help="Look at a share of the rows only, such as 1%; reported as sampled.",
+        rich_help_panel=_PROOF,
+    ),
+]
+MaxDifferences = Annotated[
+    int | None,
+    option("--max-differences", metavar="N", help="List so many differences a table (100).", rich_help_panel=_PROOF),
+]
+Snapshot = Annotated[
+    str | None,
+    option(
+        "--snapshot",
+        metavar="NAME",
+        help="Read the source in this snapshot, exported by a session that is still open.",
+        rich_help_panel=_PROOF,
+    ),
+]
+Fenced = Annotated[
+    bool | None,
+    option(
+        "--fenced/--no-fenced",
+        help="Nobody writes to the source any more: differences in spend are errors too.",
+        rich_help_panel=_PROOF,
+    ),
+]
+Recheck = Annotated[
+    int | None,
+    option(
+        "--recheck",
+        metavar="N",
+        help="Read what differs again, up to N times: what settles was in flight.",
+        rich_help_panel=_PROOF,
+    ),
+]
+RecheckWait = Annotated[
+    str | None,
+    option("--recheck-wait", metavar="TIME", help="How long before each time (5s).", rich_help_panel=_PROOF),
+]
+AllowUnchecked = Annotated[
+    list[str] | None,
+    option(
+        "--allow-unchecked",
+        metavar="CHECK",
+        help="End with 0 although this check could not be made, such as decryption; repeat it.",
+        rich_help_panel=_PROOF,
+    ),
+]
+Report = Annotated[
+    list[Path] | None,
+    option(
+        "--report",
+        metavar="FILE",
+        help="Write the result there too, as .json, .md or .xml (JUnit); repeat it.",
+        rich_help_panel=_FACE,
+    ),
+]
+SampleKeys = Annotated[
+    str | None,
+    option(
+        "--sample-keys",
+        metavar="FILE",
+        help="Keys of yours (sk-…), one a line, - for stdin: each gets a verdict. Never stored, never shown.",
+        rich_help_panel=_PROOF,
+    ),
+]
+SaltKeyEnv = Annotated[
+    str | None,
+    option(
+        "--salt-key-env",
+        metavar="NAME",
+        help="The variable that holds the target's MISHIKALLM_SALT_KEY: stored credentials are tried with it.",
+        rich_help_panel=_PROOF,
+    ),
+]
+MasterKeyEnv = Annotated[
+    str | None,
+    option(
+        "--master-key-env",
+        metavar="NAME",
+        help="The variable that holds the proxy's master key.",
+        rich_help_panel=_PROOF,
+    ),
+]
+Proxy = Annotated[
+    str | None,
+    option("--proxy", metavar="URL", help="A running proxy on the target.", rich_help_panel=_SERVERS),
 ]
 Yes = Annotated[
     bool | None,

@@ -1,6 +1,6 @@
 """Which tables there are, why they matter and how they refer to each other: data, read from YAML.
 
-Imports only `errors`, `model` and its own `document`. The packaged matrix describes the proxy's
+Imports only `errors`, `model` and its own `document` and `keyring`. The packaged matrix describes the proxy's
 database; `load` reads any other one just as strictly, since the engine knows no table by name.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from mishika_migrate import model
-from mishika_migrate.matrix import document
+from mishika_migrate.matrix import document, keyring
 
 FORMAT: Final = 1
 PACKAGED: Final = "mishikallm.yaml"
@@ -38,12 +38,21 @@ class SoftReference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Those rows whose `column` has one of these values."""
+
+    column: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """What is known about one table.
 
     `loses` says what is lost when it stays behind; `goes_with` names the table it is selected with.
-    `encrypted` columns hold ciphertext, `objects` jsonb columns in which the application accepts only
-    a JSON object, `present` columns in which it does not accept NULL although the schema does.
+    `encrypted` columns hold JSON objects whose strings are ciphertext, in the rows of `encrypted_where`
+    alone where it is set. `objects` are jsonb columns in which the application accepts only a JSON
+    object, `present` columns in which it does not accept NULL although the schema does.
     `names` are the columns by which a person recognises a row, never secrets.
     """
 
@@ -59,6 +68,7 @@ class Entry:
     time_column: str | None = None
     references: tuple[SoftReference, ...] = ()
     encrypted: tuple[str, ...] = ()
+    encrypted_where: Where | None = None
     objects: tuple[str, ...] = ()
     present: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
@@ -84,13 +94,17 @@ class MatrixView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """All tables in the order of the file. `migrations` is the schema's own journal, None without one."""
+    """All tables in the order of the file.
+
+    `migrations` is the schema's own journal, `keys` how the application decides about its keys; None without.
+    """
 
     name: str
     entries: tuple[Entry, ...]
     groups: tuple[Group, ...]
     views: tuple[MatrixView, ...]
     migrations: str | None
+    keys: model.Keyring | None = None
     path: str
 
     def entry(self, table: str) -> Entry | None:
@@ -114,7 +128,7 @@ def load(path: Path | None = None) -> Matrix:
 def _matrix(doc: document.Document) -> Matrix:
     document.fields(
         doc,
-        allowed=("matrix", "name", "migrations", "groups", "tables", "views"),
+        allowed=("matrix", "name", "migrations", "groups", "tables", "views", "keys"),
         required=("matrix", "name", "tables"),
     )
     version = document.number(doc, "matrix")
@@ -130,6 +144,7 @@ def _matrix(doc: document.Document) -> Matrix:
         groups=tuple(_group(doc, name) for name in document.names(doc, "groups")),
         views=tuple(_view(doc, name) for name in document.names(doc, "views")),
         migrations=_optional_name(doc, "migrations"),
+        keys=keyring.read(doc, document.names(doc, "tables")),
         path=doc.path,
     )
     if not matrix.entries:
@@ -160,6 +175,7 @@ def _entry(doc: document.Document, table: str) -> Entry:
         time_column=_optional_name(doc, *at, "time_column"),
         references=tuple(_reference(doc, table, index) for index in range(document.count(doc, *at, "references"))),
         encrypted=_columns(doc, *at, "encrypted"),
+        encrypted_where=_encrypted_where(doc, table),
         objects=_columns(doc, *at, "objects"),
         present=_columns(doc, *at, "present"),
         names=_columns(doc, *at, "names"),
@@ -178,6 +194,21 @@ def _reference(doc: document.Document, table: str, index: int) -> SoftReference:
         exempt=document.texts(doc, *at, "exempt", default=()),
         opens=document.text(doc, *at, "opens", default=""),
     )
+
+
+def _encrypted_where(doc: document.Document, table: str) -> Where | None:
+    at = ("tables", table, "encrypted_where")
+    if at[-1] not in document.names(doc, *at[:-1]):
+        return None
+    document.fields(doc, *at, allowed=("column", "values"), required=("column", "values"))
+    values = document.texts(doc, *at, "values")
+    if not values:
+        raise doc.error(f"values of {table} is empty", *at, "values", hint="Name at least one value.")
+    if not document.texts(doc, *at[:-1], "encrypted", default=()):
+        raise doc.error(
+            f"{table} has encrypted_where but no encrypted columns", *at, hint="Add 'encrypted: [COLUMN]' there."
+        )
+    return Where(column=_name(doc, *at, "column"), values=values)
 
 
 def _group(doc: document.Document, name: str) -> Group:

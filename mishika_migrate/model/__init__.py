@@ -5,6 +5,7 @@ another process.
 """
 
 from mishika_migrate.model.answers import Dangling, Finding, Pointer, Severity, Shape, Survey, Unfinished, Unparseable
+from mishika_migrate.model.keyrings import KEY, Aspect, Join, Keyring
 from mishika_migrate.model.plans import (
     Analyze,
     BuildIndex,
@@ -30,6 +31,7 @@ from mishika_migrate.model.proofs import (
     Compared,
     Comparison,
     Content,
+    Decision,
     Difference,
     Keys,
     Kind,
@@ -65,9 +67,11 @@ from mishika_migrate.model.servers import (
 )
 
 __all__ = [
+    "KEY",
     "OLDEST_SERVER",
     "Account",
     "Analyze",
+    "Aspect",
     "BuildIndex",
     "Catalog",
     "Check",
@@ -81,6 +85,7 @@ __all__ = [
     "CreateSchema",
     "CreateView",
     "Dangling",
+    "Decision",
     "Difference",
     "DropIndexes",
     "Endpoint",
@@ -89,6 +94,8 @@ __all__ = [
     "ForeignKey",
     "Index",
     "Interval",
+    "Join",
+    "Keyring",
     "Keys",
     "Kind",
     "Landed",

@@ -23,14 +23,12 @@ State = Literal["ok", "different", "unchecked"]
 class Compared:
     """A column of both sides, and the type as which its values are compared.
 
-    `cast` says that the source's type is another one, whose text the target has read. `secret`
-    values are shown by their first 8 characters.
+    `cast` says that the source's type is another one, whose text the target has read.
     """
 
     name: str
     type: str
     cast: bool = False
-    secret: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +36,8 @@ class Comparison:
     """One table of both sides: which columns, matched by name, and what tells its rows apart.
 
     Without a `key` (names of columns) rows are compared as a multiset. `only_source` and
-    `only_target` are columns that the other side lacks. `partitioned` is of source and target.
+    `only_target` are columns that the other side lacks. `partitioned` is of source and target. Values
+    of `secret` columns of the key are shown by their first 8 characters only.
     """
 
     source: TableName
@@ -49,6 +48,7 @@ class Comparison:
     only_target: tuple[str, ...] = ()
     within: Interval | None = None
     partitioned: tuple[bool, bool] = (False, False)
+    secret: tuple[str, ...] = ()
     rows: float = 0
     bytes: int = 0
 
@@ -108,6 +108,21 @@ class Content:
     @property
     def state(self) -> State:
         return "different" if self.different else "ok"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What counts for one key on one side. `there` and `reads` are by join, `hashes` by `name.column`.
+
+    `label` are the texts by which a person recognises the key, `token` its hash: never shown whole.
+    """
+
+    place: int
+    token: str
+    label: tuple[str, ...]
+    there: Mapping[str, bool]
+    reads: Mapping[str, bool]
+    hashes: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +189,7 @@ class Keys:
         words: tuple[tuple[Outcome, str], ...] = (
             ("unchanged", "continue unchanged"),
             ("lost", "lost"),
-            ("opened", "would lose a limit"),
+            ("opened", "would become unlimited"),
             ("revived", "revoked on the source but alive on the target"),
             ("changed", "would be decided otherwise"),
             ("moved", "differ in spend only"),

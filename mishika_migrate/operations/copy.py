@@ -1,6 +1,6 @@
 """`copy`: executes a plan, keeps the books, and says what is true when it ends early.
 
-Imports engine, work, pg, plan, events and the words.
+Imports engine, work, endings, verify, pg, plan, events and the words.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import mishika_migrate
-from mishika_migrate import errors, events, model, plan
-from mishika_migrate.operations import accounts, engine, executors, resuming, work
+from mishika_migrate import errors, events, matrix, model, plan
+from mishika_migrate.operations import accounts, endings, engine, executors, resuming, verify, work
 from mishika_migrate.operations.steering import Steering
 from mishika_migrate.operations.watch import Watch
-from mishika_migrate.pg import catalog, connect, ledger, snapshot
+from mishika_migrate.pg import connect, ledger, snapshot
 
 RESUME, RESET = "copy --resume", "reset"
 
@@ -37,7 +37,8 @@ class Options:
     """`jobs` tasks at once; `lock_timeout` in seconds; `compression` of long values on the target.
 
     `resume` and `reset` are the commands that continue and undo this run, whole. `executor` is one
-    of `executors.workers`; `max_rate` is in bytes a second, `pause_if_lag` in seconds.
+    of `executors.workers`; `max_rate` is in bytes a second, `pause_if_lag` in seconds. With `proving`
+    all rows and keys are compared with the snapshot before it is released.
     """
 
     resume: str = f"mishika-migrate {RESUME}"
@@ -49,6 +50,7 @@ class Options:
     executor: str = "threads"
     max_rate: int | None = None
     pause_if_lag: float | None = None
+    proving: matrix.Matrix | None = None
 
 
 def begin(
@@ -63,35 +65,13 @@ def begin(
     """Executes a plan that preflight did not refuse; returns the books, one entry a table.
 
     `stopping` returns the number of the signal that asked to stop, 0 while there is none.
-    Raises `errors.Incomplete` or `errors.Interrupted` when something landed before it ended.
+    Raises `errors.Incomplete` or `errors.Interrupted` when something landed before it ended, and
+    `errors.Different` when all of it did, but is not what the snapshot holds.
     """
     if todo.refused:
         raise refusal(todo)
     with _Copy(todo, source, target, options, emit, stopping) as run:
         return run.execute(before=None)
-
-
-def resumable(source: model.Endpoint, target: model.Endpoint) -> tuple[model.Plan, model.Unfinished]:
-    """The target's unfinished run and its plan; `errors.Refused` when there is none from this source."""
-    patience = {"lock_timeout": "10s"}
-    with connect.session(target, name="mishika-migrate/look", settings=patience) as session:
-        before = ledger.unfinished(session)
-        theirs = catalog.read(session, target)
-    if before is None:
-        raise errors.Refused(f"there is no unfinished run on {target.label}", hint="Start one: `mishika-migrate copy`.")
-    todo = plan.loads(before.plan)
-    if todo.source != source.label:
-        raise errors.Refused(
-            f"run {before.run} copies from {todo.source}, not from {source.label}",
-            hint="Give the same --source as at its start.",
-        )
-    with connect.session(source, name="mishika-migrate/look", settings=patience) as session:
-        ours = catalog.read(session, source)
-    if found := plan.outdated(todo, ours, theirs):
-        raise errors.Refused(
-            f"the schema has changed since run {before.run} began", hint="See the findings.", findings=found
-        )
-    return todo, before
 
 
 def resume(
@@ -104,7 +84,7 @@ def resume(
     emit: Callable[[events.Event], None],
     stopping: Callable[[], int],
 ) -> tuple[model.Account, ...]:
-    """Continues what `resumable` found, from a new snapshot of the source.
+    """Continues what `resuming.resumable` found, from a new snapshot of the source.
 
     Tables that landed and have not changed on the source since are kept; those that have are
     copied again, so the target ends equal to one state of the source.
@@ -162,6 +142,7 @@ class _Copy:
         self._late: list[work.Follow | work.Clear] = []
         self._accounts = accounts.Accounts(todo)
         self._ending: list[threading.Thread] = []
+        self._proof: model.Proof | None = None
 
     def __enter__(self) -> _Copy:
         return self
@@ -182,11 +163,20 @@ class _Copy:
             for stage in self._plan.stages:
                 if stage.name == "bulk":
                     self._follow()
+                if stage.name in ("indexes", "finish"):
+                    self._prove()
                 self._stage(stage)
+            self._prove()
             books = self._patiently(self._books)
         except (errors.Error, engine.Interruption) as error:
             raise self._ended(error) from error
         self._emit(events.RunFinished(run=self._run, accounts=books, seconds=time.monotonic() - self._began))
+        if self._proof is not None and self._proof.different:
+            raise errors.Different(
+                f"all {len(self._plan.steps)} steps have landed, but {self._target.label} is not what was copied:"
+                f" {self._proof.headline[:1].lower()}{self._proof.headline[1:].rstrip('.')}",
+                hint="Something else has written to the target. `mishika-migrate verify` compares again.",
+            )
         return books
 
     def _patiently(self, call: Callable[[], _T]) -> _T:
@@ -229,7 +219,10 @@ class _Copy:
         if not self._ending:
             self._ending = [
                 threading.Thread(
-                    target=_end_sessions, args=(endpoint, work.sessions(self._run)), daemon=True, name="end"
+                    target=endings.end_sessions,
+                    args=(endpoint, work.sessions(self._run), _GRACE_SECONDS),
+                    daemon=True,
+                    name="end",
                 )
                 for endpoint in (self._source, self._target)
             ]
@@ -340,9 +333,29 @@ class _Copy:
 
     # -- stages -----------------------------------------------------------------------------------
 
+    def _prove(self) -> None:
+        """Compares everything with the snapshot, while it is still there; once."""
+        rules = self._options.proving
+        if rules is not None and self._proof is None and self._copies:
+            self._emit(
+                events.StageStarted(name="verify", title="comparing with the snapshot", steps=len(self._plan.chosen))
+            )
+            self._proof = self._patiently(
+                lambda: verify.of_copy(
+                    rules,
+                    self._plan,
+                    self._source,
+                    self._target,
+                    name=f"{work.sessions(self._run)}verify",
+                    snapshot=self._hold().name,
+                    jobs=self._options.jobs,
+                    emit=self._emit,
+                )
+            )
+            self._emit(events.Proven(proof=self._proof))
+        self._release()
+
     def _stage(self, stage: model.Stage) -> None:
-        if stage.name in ("indexes", "finish"):
-            self._release()
         tasks = list(self._tasks(stage))
         if not tasks:
             return
@@ -354,6 +367,7 @@ class _Copy:
         engine.run(
             tasks,
             executor=self._workers,
+            jobs=self._workers.jobs,
             policy=self._options.policy,
             emit=self._hear,
             tick=self._watch.tick,
@@ -439,39 +453,31 @@ class _Copy:
         signal = self._stopping()
         self._release()
         if not self._entered:
-            return _interrupted(signal, "nothing was written", _AGAIN) if signal else _own(error)
+            return endings.interrupted(signal, "nothing was written", endings.AGAIN) if signal else endings.own(error)
         text = f"stopped by signal {signal}" if signal else str(error)
         landed, touched, sure = self._last_words(text)
         if isinstance(error, errors.Refused) and not self._announced:
             return error
-        what, hint = self._true_now(error, len(landed), touched=touched, sure=sure)
+        what, hint = endings.true_now(
+            error,
+            f"{len(landed)} of {len(self._plan.steps)} steps have landed",
+            touched=touched,
+            sure=sure,
+            resume=self._options.resume,
+            reset=self._options.reset,
+        )
         waiting = tuple(step.id for step in self._plan.steps if step.id not in landed)
-        hint = _both(error, hint)
+        hint = endings.both(error, hint)
         self._emit(events.RunStopped(run=self._run, landed=tuple(landed), open=waiting, message=text, hint=hint))
         if signal:
-            return _interrupted(signal, what, hint)
-        own = _own(error)
+            return endings.interrupted(signal, what, hint)
+        own = endings.own(error)
         if own.__class__ is errors.Error:
             return own  # a bug stays one
         if touched:
             return errors.Incomplete(f"{own}; {what}", hint=hint)
         own.hint = hint
         return own
-
-    def _true_now(self, error: Exception, landed: int, *, touched: bool, sure: bool) -> tuple[str, str]:
-        """A clause for the message, and what to do next."""
-        first = "Mend what the message names, then r" if _rejected(error) else "R"
-        again = f"{first}un the same command again."
-        if touched:
-            then = "Mend what the message names, then continue" if _rejected(error) else "Continue"
-            undo = f" Or undo the run: `{self._options.reset}`." if _rejected(error) else ""
-            return (
-                f"{landed} of {len(self._plan.steps)} steps have landed",
-                f"{then}: `{self._options.resume}`.{undo}",
-            )
-        if sure:
-            return "nothing was written", again
-        return "nothing is known to have landed", f"{again} If something has landed, it says how to continue."
 
     def _last_words(self, text: str) -> tuple[dict[str, model.Landed], bool, bool]:
         """What landed, whether anything did, and whether the target itself says so."""
@@ -484,33 +490,3 @@ class _Copy:
             # The target may be what failed; an open run counts as unfinished all the same.
             return self._landed, bool(self._landed), False
         return landed, touched, True
-
-
-def _end_sessions(endpoint: model.Endpoint, prefix: str) -> None:
-    try:
-        with connect.session(endpoint, name="mishika-migrate/end", answered=True) as session:
-            connect.cancel_leftovers(session, prefix, seconds=_GRACE_SECONDS)
-            connect.end_leftovers(session, prefix)
-    except errors.ServerError:
-        pass  # a server that cannot be reached finds out by itself that its clients are gone
-
-
-_AGAIN = "Run the same command again."
-
-
-def _rejected(error: Exception) -> bool:
-    """Whether a server does not take these rows, now or later (SQLSTATE classes 22, data, and 23, constraints)."""
-    return isinstance(error, errors.ServerError) and (error.sqlstate or "")[:2] in ("22", "23")
-
-
-def _own(error: errors.Error | engine.Interruption) -> errors.Error:
-    return error if isinstance(error, errors.Error) else errors.Error("interrupted")
-
-
-def _interrupted(signal: int, what: str, hint: str) -> errors.Interrupted:
-    return errors.Interrupted(f"interrupted; {what}", hint=hint, signal=signal)
-
-
-def _both(error: Exception, hint: str) -> str:
-    first = error.hint if isinstance(error, errors.Error) else ""
-    return first if hint in first else f"{first} {hint}".strip()

@@ -40,6 +40,7 @@ def run(
     tasks: Sequence[work.Task],
     *,
     executor: concurrent.futures.Executor,
+    jobs: int,
     policy: Policy,
     emit: Callable[[events.Event], None],
     tick: Callable[[], None],
@@ -50,13 +51,15 @@ def run(
 ) -> None:
     """Returns when every task has committed; `landed` hears of each step that did.
 
+    No more than `jobs` tasks are with `executor`; one that is to be tried again goes before those that
+    were never begun.
     Raises the first failure that is not worth another try, after all other open tasks have ended;
     what they committed before stays, and is told and emitted. `tick` is called a few times a second in this
     thread. `end` makes open tasks end; it is called again and again with the seconds that it has
     been trying for.
     """
     queue = [_Try.first(task, policy) for task in tasks]
-    loop = _Loop(executor=executor, perform=perform, emit=emit, landed=landed, queue=queue)
+    loop = _Loop(executor=executor, jobs=jobs, perform=perform, emit=emit, landed=landed, queue=queue)
     try:
         while loop.open:
             if stopping():
@@ -125,6 +128,7 @@ def _worth_another(error: BaseException) -> bool:
 @dataclass(slots=True, kw_only=True)
 class _Loop:
     executor: concurrent.futures.Executor
+    jobs: int
     perform: work.Perform
     emit: Callable[[events.Event], None]
     landed: Callable[[model.Landed], None]
@@ -137,7 +141,11 @@ class _Loop:
 
     def submit(self) -> None:
         now = time.monotonic()
-        for item in [item for item in self.queue if item.ready <= now]:
+        ready = [item for item in self.queue if item.ready <= now]
+        # On a silent network each attempt takes a connect_timeout (10 s): behind thousands of ranges the second
+        # one would come hours later, and with it the moment to give up.
+        ready.sort(key=lambda item: item.attempt, reverse=True)
+        for item in ready[: self.jobs - len(self.running)]:
             self.queue.remove(item)
             self.running[self.executor.submit(self.perform, item.task, attempt=item.attempt)] = item
 

@@ -5,7 +5,8 @@ Imports pg, plan and the words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mishika_migrate import errors, model, plan
@@ -42,7 +43,7 @@ def carry_out(target: model.Endpoint, *, run: str, lock_timeout: float) -> Undo:
     schema that it created.
     """
     settings = {"lock_timeout": f"{int(lock_timeout * 1000)}ms"}
-    with connect.session(target, name=_NAME, settings=settings) as session:
+    with _room(), connect.session(target, name=_NAME, settings=settings) as session:
         ledger.lock(session, target)
         connect.end_leftovers(session, "mishika-migrate/")
         with connect.transaction(session):
@@ -58,6 +59,17 @@ def carry_out(target: model.Endpoint, *, run: str, lock_timeout: float) -> Undo:
 
 
 _NAME = "mishika-migrate/reset"
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Says how little is missing: an emptied table and an index begin with a page in a new file, and the old
+    files go with the COMMIT [53100 on a disk with no page left]."""
+    try:
+        yield
+    except errors.OutOfSpace as error:
+        error.hint = "Nothing was changed. Free some megabytes on the server and reset again: that frees the rest."
+        raise
 
 
 def _look(session: connect.Session, target: model.Endpoint) -> Undo:

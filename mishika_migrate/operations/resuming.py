@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from mishika_migrate import errors, events, model, words
+from mishika_migrate import errors, events, model, plan, words
 from mishika_migrate.operations import work
-from mishika_migrate.pg import connect, ddl, delta, ledger, snapshot
+from mishika_migrate.pg import catalog, connect, ddl, delta, ledger, snapshot
 
 _T = TypeVar("_T")
 
@@ -21,6 +21,29 @@ class Ask(Protocol):
     """Asks the target in the run's own session."""
 
     def __call__(self, question: Callable[[connect.Session], _T]) -> _T: ...
+
+
+def resumable(source: model.Endpoint, target: model.Endpoint) -> tuple[model.Plan, model.Unfinished]:
+    """The target's unfinished run and its plan; `errors.Refused` when there is none from this source."""
+    patience = {"lock_timeout": "10s"}
+    with connect.session(target, name="mishika-migrate/look", settings=patience) as session:
+        before = ledger.unfinished(session)
+        theirs = catalog.read(session, target)
+    if before is None:
+        raise errors.Refused(f"there is no unfinished run on {target.label}", hint="Start one: `mishika-migrate copy`.")
+    todo = plan.loads(before.plan)
+    if todo.source != source.label:
+        raise errors.Refused(
+            f"run {before.run} copies from {todo.source}, not from {source.label}",
+            hint="Give the same --source as at its start.",
+        )
+    with connect.session(source, name="mishika-migrate/look", settings=patience) as session:
+        ours = catalog.read(session, source)
+    if found := plan.outdated(todo, ours, theirs):
+        raise errors.Refused(
+            f"the schema has changed since run {before.run} began", hint="See the findings.", findings=found
+        )
+    return todo, before
 
 
 Links = dict[model.TableName, tuple[model.TableName, ...]]

@@ -1,8 +1,9 @@
 """Takes a table's indexes away before a bulk load and puts them back exactly as they were.
 
 Imports pg.connect and the words. A definition holds everything that DROP INDEX loses: text, constraint
-and its timing, tablespace, comments, clustering, replica identity. It is JSON in the ledger, written
-in the transaction that drops the index, so it can be put back from any machine.
+and its timing, tablespace, comments, clustering, replica identity, statistics targets, dependence on
+extensions. It is JSON in the ledger, written in the transaction that drops the index, so it can be put
+back from any machine.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from psycopg import rows, sql
 
@@ -22,7 +23,8 @@ from mishika_migrate.pg import connect
 class Definition:
     """One index. `create` is `pg_get_indexdef()`; `constraint` is `p`, `u` or empty for a plain index.
 
-    `tablespace` is empty for the database's own.
+    `tablespace` is empty for the database's own. `statistics` are those columns, by number, that have a
+    target of their own; `extensions` are those with which the index is to be dropped.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Definition:
     constraint_comment: str | None
     clustered: bool
     replica_identity: bool
+    statistics: tuple[tuple[int, int], ...] = ()
+    extensions: tuple[str, ...] = ()
 
 
 def dumps(definition: Definition) -> str:
@@ -42,9 +46,17 @@ def dumps(definition: Definition) -> str:
 
 
 def loads(text: str) -> Definition:
-    return Definition(**json.loads(text))
+    """Also what a version wrote that knew less."""
+    return _definition(json.loads(text))
 
 
+def _definition(found: dict[str, Any]) -> Definition:
+    """Neither JSON nor the server has tuples."""
+    statistics = tuple((int(column), int(target)) for column, target in found.pop("statistics", ()))
+    return Definition(**{**found, "extensions": tuple(found.get("extensions", ()))}, statistics=statistics)
+
+
+# attstattarget is NULL by default since 17 and -1 before.
 _READ = """
 SELECT c.relname::text AS name, pg_get_indexdef(i.indexrelid) AS create,
        coalesce(k.contype::text, '') AS constraint,
@@ -52,7 +64,12 @@ SELECT c.relname::text AS name, pg_get_indexdef(i.indexrelid) AS create,
        coalesce(s.spcname::text, '') AS tablespace,
        obj_description(i.indexrelid, 'pg_class') AS comment,
        obj_description(k.oid, 'pg_constraint') AS constraint_comment,
-       i.indisclustered AS clustered, i.indisreplident AS replica_identity
+       i.indisclustered AS clustered, i.indisreplident AS replica_identity,
+       ARRAY (SELECT ARRAY[a.attnum, a.attstattarget] FROM pg_attribute a
+              WHERE a.attrelid = i.indexrelid AND a.attstattarget >= 0 ORDER BY a.attnum) AS statistics,
+       ARRAY (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+              WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.deptype = 'x'
+                AND d.refclassid = 'pg_extension'::regclass ORDER BY 1) AS extensions
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid
 LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
@@ -78,8 +95,9 @@ def make_room(session: connect.Session) -> None:
 
 def read(session: connect.Session, table: model.TableName, names: Collection[str]) -> tuple[Definition, ...]:
     """Those of the named indexes that the table has."""
-    cursor = session.cursor(row_factory=rows.class_row(Definition))
-    return tuple(cursor.execute(_READ, {"table": _name(table).as_string(), "names": list(names)}).fetchall())
+    cursor = session.cursor(row_factory=rows.dict_row)
+    found = cursor.execute(_READ, {"table": _name(table).as_string(), "names": list(names)})
+    return tuple(map(_definition, found))
 
 
 def drop(session: connect.Session, table: model.TableName, definition: Definition) -> None:
@@ -112,7 +130,7 @@ def build(session: connect.Session, table: model.TableName, definition: Definiti
 
 
 def complete(session: connect.Session, table: model.TableName, definition: Definition) -> None:
-    """Makes the built index what it was: constraint, comments, clustering, replica identity."""
+    """Makes the built index what it was: constraint, comments, clustering and whatever else it had."""
     name, index = _name(table), sql.Identifier(definition.name)
     if definition.constraint and not _has_constraint(session, table, definition.name):
         session.execute(
@@ -134,6 +152,10 @@ def complete(session: connect.Session, table: model.TableName, definition: Defin
         session.execute(sql.SQL("ALTER TABLE {} CLUSTER ON {}").format(name, index))
     if definition.replica_identity:
         session.execute(sql.SQL("ALTER TABLE {} REPLICA IDENTITY USING INDEX {}").format(name, index))
+    for column, target in definition.statistics:
+        session.execute(sql.SQL("ALTER INDEX {} ALTER COLUMN {} SET STATISTICS {}").format(qualified, column, target))
+    for extension in definition.extensions:
+        session.execute(sql.SQL("ALTER INDEX {} DEPENDS ON EXTENSION {}").format(qualified, sql.Identifier(extension)))
 
 
 def _timing(definition: Definition) -> LiteralString:

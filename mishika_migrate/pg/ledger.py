@@ -330,6 +330,17 @@ def unfinished(session: connect.Session) -> model.Unfinished | None:
     return model.Unfinished(run=str(row[0]), plan=str(row[1]), tables=frozenset(map(str, tables)))
 
 
+def latest(session: connect.Session) -> tuple[str, str] | None:
+    """The last run that has brought something, and its plan as JSON; None without a ledger or such a run."""
+    if not exists(session):
+        return None
+    row = session.execute(
+        "SELECT r.id, r.plan FROM mishika_migrate.run r WHERE r.state <> 'abandoned'"
+        " AND EXISTS (SELECT FROM mishika_migrate.step s WHERE s.run = r.id) ORDER BY r.started DESC LIMIT 1"
+    ).fetchone()
+    return (str(row[0]), str(row[1])) if row else None
+
+
 def keep_index(session: connect.Session, *, run: str, table: model.TableName, name: str, definition: str) -> None:
     """In the transaction that drops it."""
     session.execute(

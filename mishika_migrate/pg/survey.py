@@ -5,7 +5,6 @@ Imports pg.connect, pg.snapshot and the words. The questions come as values from
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 
 from psycopg import rows, sql
 
-from mishika_migrate import model
+from mishika_migrate import model, words
 from mishika_migrate.pg import connect, snapshot
 
 _MARK = 0x6D69_6772  # "migr"
@@ -115,7 +114,7 @@ def unparseable(session: connect.Session, schema: str, shapes: Sequence[model.Sh
     found: list[dict[str, Any]] = cursor.execute(
         sql.SQL("SELECT * FROM ({}) x WHERE rows > 0").format(sql.SQL(" UNION ALL ").join(selects))
     ).fetchall()
-    return tuple(model.Unparseable(**{**row, "examples": tuple(map(_person, row["examples"]))}) for row in found)
+    return tuple(model.Unparseable(**{**row, "examples": tuple(map(person, row["examples"]))}) for row in found)
 
 
 def _conditions(shape: model.Shape) -> list[tuple[str, sql.Composed, str]]:
@@ -160,13 +159,9 @@ def _name(shape: model.Shape) -> sql.Composed:
     ).format(sql.SQL(", ").join(parts or [sql.SQL("{}").format("")]))
 
 
-_SECRET = re.compile(r"(\bsk-[\w-]{0,4})[\w-]{9,}|([0-9a-fA-F]{8})[0-9a-fA-F]{24,}")
-
-
-def _person(name: bytes) -> str:
-    """On one line, at most 80 characters, and without what looks like a whole key or token."""
-    text = _SECRET.sub(lambda found: f"{found[1] or found[2]}…", name.decode(errors="replace"))
-    return "".join(sign if sign.isprintable() else "·" for sign in text)[:80]
+def person(name: bytes) -> str:
+    """A row's name for people: on one line, at most 80 characters, and without what looks like a whole key or token."""
+    return words.masked(name.decode(errors="replace"))[:80]
 
 
 def times(session: connect.Session, schema: str, table: str, column: str) -> tuple[datetime, ...]:

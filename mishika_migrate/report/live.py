@@ -60,16 +60,30 @@ class Plain:
         screen.say(self._to, words)
 
 
+class Notes:
+    """One line for each thing that is done, for what is not a run."""
+
+    def __init__(self, to: screen.Screen) -> None:
+        self._to = to
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.TableCompared):
+            content = event.content
+            found = screen.count(content.different, "difference") if content.different else "equal"
+            rows = screen.count(max(content.rows_source, content.rows_target), "row")
+            screen.say(self._to, f"{content.table}: {rows}, {found}, {screen.duration(content.seconds)}")
+        elif words := line(event):
+            screen.say(self._to, words)
+
+
 def line(event: events.Event) -> str:
     """The event in one line, empty for those that only a live display shows."""
     match event:
         case events.RunStarted():
             verb = "resumed" if event.resumed else "started"
             return f"run {event.run} {verb}: {event.source} → {event.target}"
-        case events.StageStarted() if event.name == "schema":
-            return "creating the schema"
-        case events.StageStarted() if event.name in progress.CHORES:
-            return f"{event.title}: {event.steps} to do"
+        case events.StageStarted():
+            return _begun(event)
         case events.TableFinished():
             amount = f"{screen.count(event.rows, 'row')}, {screen.size(event.bytes)}"
             return f"{event.table}: {amount} in {screen.duration(event.seconds)}"
@@ -81,10 +95,18 @@ def line(event: events.Event) -> str:
             return f"attempt {event.attempt} of {event.step} in {event.wait:.1f} s: {event.error}"
         case events.Noticed():
             return event.message
+        case events.Proven():
+            return f"compared with the snapshot: {event.proof.headline}"
         case events.RunStopped() if event.landed:
             return _open(event.open)
         case _:
             return ""
+
+
+def _begun(stage: events.StageStarted) -> str:
+    if stage.name == "schema":
+        return "creating the schema"
+    return f"{stage.title}: {stage.steps} to do" if stage.name in progress.CHORES else ""
 
 
 def _open(steps: Sequence[str]) -> str:

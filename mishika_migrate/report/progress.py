@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from mishika_migrate import events, model
 
-CHORES = frozenset({"schema", "prepare", "indexes", "finish"})
+CHORES = frozenset({"schema", "prepare", "verify", "indexes", "finish"})
 """Stages without rows of their own."""
 
 
@@ -91,10 +91,8 @@ class Course:
                 self._add(event)
             case events.TableFinished():
                 self._finish(event.table, event.rows, event.bytes, event.seconds)
-            case events.StepFinished() if self._in_chore:
-                self.chores[-1].done = min(self.chores[-1].done + 1, self.chores[-1].steps)
-                self.building.pop(self.index(event.step), None)
-                self._built.add(event.step)
+            case events.StepFinished() | events.TableCompared() if self._in_chore:
+                self._advance(event)
             case events.Building() if event.step not in self._built:  # the server was asked before it ended
                 self.building[self.index(event.step)] = event.share
             case events.TableKept():
@@ -118,6 +116,12 @@ class Course:
         if self._in_chore:
             self.chores[-1].done = self.chores[-1].steps
         self.building.clear()
+
+    def _advance(self, event: events.StepFinished | events.TableCompared) -> None:
+        self.chores[-1].done = min(self.chores[-1].done + 1, self.chores[-1].steps)
+        if isinstance(event, events.StepFinished):
+            self.building.pop(self.index(event.step), None)
+            self._built.add(event.step)
 
     def _add(self, event: events.StepFinished) -> None:
         """Where the server does not count open COPYs (before PostgreSQL 14), finished steps are all that is known."""

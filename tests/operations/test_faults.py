@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ import psycopg
 import pytest
 
 from mishika_migrate.pg import connect, ledger
-from mishika_migrate.sandbox import accounts, sample, schema, servers
+from mishika_migrate.sandbox import sample, schema, servers
 from tests import fix_faults
 from tests.fix_faults import (
     HOLDER,
@@ -23,11 +21,13 @@ from tests.fix_faults import (
     LOGS,
     STEP,
     WATCH,
+    FullDisk,
     Program,
     Start,
     ask,
     backends,
     blocked,
+    blow_up,
     indexes_of,
     locked,
     terminate,
@@ -42,6 +42,12 @@ KEYS = "MishikaLLM_VerificationToken"
 LATE = "MishikaLLM_InvitationLink"  # the last table of the core
 MakeProxy = Callable[[servers.Server], Proxy]
 QUICK = ("--retries", "3", "--retry-seconds", "3s")
+PATIENT = ("--lock-timeout", "10min")
+
+# Seconds after which a program counts as hanging: fewer than the 30 after which the engine lets go of a task
+# that does not end, and than the minute after which a silent network is given up. tests/benchmark/promises.py
+# tells how soon it is.
+HANGS = 20.0
 
 
 def arguments(source: str, target: str, *more: str) -> tuple[str, ...]:
@@ -126,9 +132,8 @@ def test_network_that_stays_down_in_the_core_ends_with_6_and_an_untouched_target
     with stuck(start, target_url, LATE, *arguments(source_url, way.url(target_url), *QUICK)) as program:
         way.refuse = True
         way.cut()
-        began = time.monotonic()
-        done = program.ended()
-    assert (done.status, time.monotonic() - began < 10) == (6, True), done.err
+        done = program.ended(seconds=HANGS)
+    assert done.status == 6, done.err
     assert 1 <= len(retried(done)) <= 2
     assert_nothing_landed(target_url)
     assert_done(run(*arguments(source_url, target_url)), source_url, target_url)
@@ -142,15 +147,15 @@ def test_network_that_stays_down_in_the_bulk_ends_with_5_and_is_resumed(
     with stuck(start, target_url, LOGS, *arguments(source_url, url, *QUICK)) as program:
         way.refuse = True
         way.cut()
-        began = time.monotonic()
-        done = program.ended()
-    assert (done.status, time.monotonic() - began < 10) == (5, True), done.err
+        done = program.ended(seconds=HANGS)
+    assert done.status == 5, done.err
+    assert 1 <= len(retried(done)) <= 2
     assert "mishika-migrate copy --resume" in done.err
     way.refuse = False
     assert_done(resumed(run, source_url, url), source_url, target_url)
 
 
-def test_source_that_stays_away_is_given_up_in_time(
+def test_source_that_stays_away_is_given_up(
     source_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start, run: Run
 ) -> None:
     way = proxy(pair.old)
@@ -158,9 +163,8 @@ def test_source_that_stays_away_is_given_up_in_time(
     with stuck(start, target_url, LOGS, *arguments(url, target_url, *QUICK)) as program:
         way.refuse = True
         way.cut()
-    began = time.monotonic()
-    done = program.ended()
-    assert (done.status, time.monotonic() - began < 10) == (5, True), done.err
+    done = program.ended(seconds=HANGS)
+    assert done.status == 5, done.err
     way.refuse = False
     assert_done(resumed(run, url, target_url), source_url, target_url)
 
@@ -268,72 +272,6 @@ def test_server_that_crashes_under_a_copy(
 
 
 # -- disks ----------------------------------------------------------------------------------------
-
-HUGE = 25_000_000  # bytes that do not compress
-
-
-class FullDisk:
-    """Room for less than HUGE: a tmpfs as tablespace, or a limit on the size of the server's files."""
-
-    def __init__(self, server: servers.Server, url: str, table: str, folder: Path) -> None:
-        self._server, self._url, self._table, self._folder = server, url, table, folder
-
-    def mount(self) -> None:
-        account = accounts.unprivileged()
-        self._folder.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "tmpfs", str(self._folder)]
-        if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-            pytest.skip("no right to mount a tmpfs; the other one limits the size of files")
-        accounts.own(self._folder / "space", account)
-        ask(self._url, f"CREATE TABLESPACE small LOCATION '{self._folder / 'space'}'")
-        ask(self._url, f'ALTER TABLE "{self._table}" SET TABLESPACE small')
-
-    def limit(self) -> None:
-        self._limit(str(17 * 1024 * 1024))  # a segment of the write-ahead log has 16
-
-    def make_room(self) -> None:
-        if self._folder.exists():
-            subprocess.run(["mount", "-o", "remount,size=200m", str(self._folder)], check=True)
-        else:
-            self._limit("unlimited")
-
-    def clear(self) -> None:
-        if self._folder.exists():
-            ask(self._url, f'ALTER TABLE "{self._table}" SET TABLESPACE pg_default')
-            ask(self._url, "DROP TABLESPACE small")
-            subprocess.run(["umount", str(self._folder)], check=True)
-        else:
-            self._limit("unlimited")
-
-    def _limit(self, size: str) -> None:
-        """Sessions inherit it from the postmaster."""
-        pid = int((self._server.directory / "postmaster.pid").read_text().split()[0])
-        account = accounts.run_as(accounts.unprivileged())
-        subprocess.run(["prlimit", f"--pid={pid}", f"--fsize={size}:unlimited"], check=True, **account)
-
-
-@pytest.fixture(params=["tmpfs", "limit"])
-def full_disk(request: pytest.FixtureRequest, pair: Pair, target_url: str) -> Iterator[Callable[[str], FullDisk]]:
-    made: list[FullDisk] = []
-    with tempfile.TemporaryDirectory(prefix="mm-disk-") as folder:
-
-        def make(table: str) -> FullDisk:
-            made.append(FullDisk(pair.new, target_url, table, Path(folder) / "disk"))
-            if request.param == "tmpfs":
-                made[-1].mount()
-            else:
-                made[-1].limit()
-            return made[-1]
-
-        yield make
-        for disk in made:
-            disk.clear()
-
-
-def blow_up(url: str, table: str, column: str) -> None:
-    """One row of the table becomes too large for the disk."""
-    random = f"SELECT string_agg(md5(n::text), '') FROM generate_series(1, {HUGE // 32}) n"
-    ask(url, f'UPDATE "{table}" SET "{column}" = to_jsonb(({random})) WHERE ctid = (SELECT min(ctid) FROM "{table}")')
 
 
 def test_full_disk_in_the_bulk_ends_with_5_and_is_resumed_once_there_is_room(
@@ -472,12 +410,10 @@ def test_standby_is_a_source_and_no_target(standby: str, source_url: str, target
 ENDS = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
 
-def stopped_within(program: Program, number: signal.Signals, seconds: float) -> Ended:
-    began = time.monotonic()
+def stopped(program: Program, number: signal.Signals) -> Ended:
+    """By the signal, whatever it waits for."""
     program.signal(number)
-    done = program.ended()
-    assert time.monotonic() - began < seconds
-    return done
+    return program.ended(seconds=HANGS)
 
 
 def assert_gone(*urls: str) -> None:
@@ -492,8 +428,8 @@ def assert_gone(*urls: str) -> None:
 def test_signal_in_the_core_leaves_the_target_untouched(
     number: signal.Signals, status: int, source_url: str, target_url: str, start: Start, run: Run
 ) -> None:
-    with stuck(start, target_url, LATE, *arguments(source_url, target_url)) as program:
-        done = stopped_within(program, number, 2)
+    with stuck(start, target_url, LATE, *arguments(source_url, target_url, *PATIENT)) as program:
+        done = stopped(program, number)
         assert done.status == status, done.err
         assert "nothing was written" in done.err and "Run the same command again." in done.err
         assert done.lines()[-2]["event"] == "run_stopped"
@@ -507,8 +443,8 @@ def test_signal_in_the_core_leaves_the_target_untouched(
 def test_signal_in_the_bulk_keeps_what_landed(
     number: signal.Signals, status: int, source_url: str, target_url: str, start: Start, run: Run
 ) -> None:
-    with stuck(start, target_url, LOGS, *arguments(source_url, target_url)) as program:
-        done = stopped_within(program, number, 2)
+    with stuck(start, target_url, LOGS, *arguments(source_url, target_url, *PATIENT)) as program:
+        done = stopped(program, number)
         assert done.status == status, done.err
         assert "steps have landed" in done.err and "mishika-migrate copy --resume" in done.err
         assert fix_faults.state(target_url) == "stopped"
@@ -521,8 +457,8 @@ def test_signal_in_the_bulk_keeps_what_landed(
 def test_signal_while_the_snapshot_waits_for_a_lock_of_the_source(
     source_url: str, target_url: str, start: Start
 ) -> None:
-    with lock_on_the_source(start, source_url, target_url) as program:
-        done = stopped_within(program, signal.SIGINT, 2)
+    with lock_on_the_source(start, source_url, target_url, *PATIENT) as program:
+        done = stopped(program, signal.SIGINT)
         assert done.status == 130, done.err
         assert "nothing was written" in done.err
         assert_gone(target_url)
@@ -539,7 +475,7 @@ def test_signal_is_heard_when_the_network_stalls(
         way.stall()
     if side == "source":
         wait_until(lambda: fix_faults.landed(target_url, "MishikaLLM_AuditLog"))
-    done = stopped_within(program, signal.SIGINT, 3)
+    done = stopped(program, signal.SIGINT)
     assert (done.status, "Traceback" in done.err) == (130, False), done.err
     way.flow()
     wait_until(lambda: backends(source_url) + backends(target_url) == 0)
@@ -550,16 +486,16 @@ def test_signal_is_heard_when_the_network_stalls(
 def test_signal_is_heard_before_the_run_is_in_the_ledger(
     source_url: str, target_url: str, start: Start, run: Run
 ) -> None:
-    with stuck(start, target_url, LATE, *arguments(source_url, target_url)) as first:
-        stopped_within(first, signal.SIGINT, 2)
+    with stuck(start, target_url, LATE, *arguments(source_url, target_url, *PATIENT)) as first:
+        stopped(first, signal.SIGINT)
     with psycopg.connect(target_url) as holder:
         holder.execute("LOCK TABLE mishika_migrate.run IN SHARE MODE")
-        program = start(*arguments(source_url, target_url))
+        program = start(*arguments(source_url, target_url, *PATIENT))
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE '%%/watch'"
         )
         wait_until(lambda: ask(target_url, waiting.replace("%%", "%")) == 1)
-        done = stopped_within(program, signal.SIGTERM, 2.5)
+        done = stopped(program, signal.SIGTERM)
         assert (done.status, "Traceback" in done.err) == (143, False), done.err
         wait_until(lambda: backends(source_url) + backends(target_url) == 0)
     assert_nothing_landed(target_url)
@@ -573,8 +509,8 @@ def test_second_signal_ends_at_once(
         way.stall()
         program.signal(signal.SIGINT)
         wait_until(lambda: "once more ends at once" in program.said())
-        done = stopped_within(program, signal.SIGINT, 0.5)
-    assert done.status == 130
+        done = stopped(program, signal.SIGINT)
+    assert (done.status, "ended at once" in done.err, "run_stopped" in done.out) == (130, True, False), done.err
 
 
 SLOW_DUMP = """#!/bin/sh
@@ -594,7 +530,7 @@ def test_signal_lets_no_pg_dump_live(source_url: str, pair: Pair, clone: Clone, 
         *arguments(source_url, target, "--create-schema"), env={"PATH": f"{slow.parent}:{os.environ['PATH']}"}
     )
     wait_until(lambda: Path(f"{slow}.pid").exists() and Path(f"{slow}.pid").read_text().strip())
-    done = stopped_within(program, signal.SIGINT, 2)
+    done = stopped(program, signal.SIGINT)
     assert done.status == 130, done.err
     assert not Path("/proc", Path(f"{slow}.pid").read_text().strip()).exists()
     assert tables_of(target) == []

@@ -8,25 +8,11 @@ import psycopg
 import pytest
 
 from tests import fix_faults
-from tests.fix_faults import IN_RANGES, LOGS, Gate, Start, ask, indexes_of, ranges_landed, wait_until
+from tests.fix_faults import ADORNED, IN_RANGES, LOGS, FullDisk, Gate, Start, ask, indexes_of, ranges_landed, wait_until
 from tests.fix_program import Ended, Run
 from tests.fix_servers import Pair, assert_equal, tables_of
 
 LEFT = {"MishikaLLM_CronJob", "_prisma_migrations"}
-
-# On top of what the proxy has: whatever an index can have.
-MORE = f"""
-CREATE INDEX "a b" ON "{LOGS}" (lower(request_id) text_pattern_ops, "startTime" DESC NULLS LAST)
-  INCLUDE (spend) WITH (fillfactor = 70) WHERE spend >= 0;
-CREATE INDEX tags ON "{LOGS}" USING gin (request_tags jsonb_path_ops);
-ALTER TABLE "{LOGS}" ADD CONSTRAINT later UNIQUE (request_id, call_type) DEFERRABLE INITIALLY DEFERRED;
-ALTER TABLE "{LOGS}" ADD EXCLUDE USING hash (request_id WITH =);
-COMMENT ON INDEX "a b" IS 'it''s one';
-COMMENT ON CONSTRAINT later ON "{LOGS}" IS 'a constraint';
-ALTER TABLE "{LOGS}" CLUSTER ON "{LOGS}_startTime_idx";
-CREATE UNIQUE INDEX identity ON "{LOGS}" (request_id, call_type);
-ALTER TABLE "{LOGS}" REPLICA IDENTITY USING INDEX identity;
-"""
 
 PUBLIC = """
 SELECT string_agg(concat_ws(' ', kind, name), E'\n' ORDER BY kind, name) FROM (
@@ -59,7 +45,7 @@ def kept_definitions(target: str) -> int:
 
 
 def test_everything_is_as_before(long_url: str, target_url: str, start: Start, gate: Callable[[str], Gate]) -> None:
-    ask(target_url, MORE)
+    ask(target_url, ADORNED)
     closed = gate("copy")
     before, public = indexes_of(target_url), things(target_url)
     program = start(*arguments(long_url, target_url))
@@ -128,6 +114,39 @@ def test_row_that_came_twice_meanwhile_is_named_and_mended_on_the_target(
     assert_equal(long_url, target_url, copied(long_url))
     assert indexes_of(target_url) == before
     assert fix_faults.state(target_url) == "finished"
+
+
+# More than a kilobyte a row, and by its fill factor a page each: more than there is room for.
+WIDE = f"""
+CREATE FUNCTION wide(text) RETURNS text IMMUTABLE AS $$
+  SELECT string_agg(md5($1 || n), '') FROM generate_series(1, 40) n $$ LANGUAGE sql;
+CREATE INDEX wide ON "{LOGS}" (wide(request_id)) WITH (fillfactor = 10);
+COMMENT ON INDEX wide IS 'the largest'
+"""
+
+
+def test_full_disk_under_an_index_names_it_and_goes_on_once_there_is_room(
+    long_url: str, target_url: str, full_disk: Callable[[str], FullDisk], run: Run
+) -> None:
+    ask(target_url, WIDE)
+    disk = full_disk("wide")
+    before = indexes_of(target_url)
+    done = run(*arguments(long_url, target_url))
+    said = " ".join(done.err.split())
+    assert done.status == 5, done.err
+    definition = f"CREATE INDEX wide ON public.\"{LOGS}\" USING btree (public.wide(request_id)) WITH (fillfactor='10')"
+    assert f"index wide, which is {definition}" in said
+    assert "Free space on the server." in said and "mishika-migrate copy --resume" in said
+    assert "wide" not in indexes_of(target_url)
+    assert_equal(long_url, target_url, copied(long_url))
+    disk.make_room()
+    again = resumed(run, long_url, target_url)
+    assert again.status == 0, again.err
+    kinds = {line["kind"] for line in again.lines() if line["event"] == "step_finished"}
+    assert kinds.isdisjoint({"CopyTable", "DropIndexes"})
+    assert_equal(long_url, target_url, copied(long_url))
+    assert indexes_of(target_url) == before
+    assert kept_definitions(target_url) == 0
 
 
 @pytest.fixture

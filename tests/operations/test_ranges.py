@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import random
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
 import pytest
 
-from mishika_migrate.sandbox import servers
 from tests import fix_faults
 from tests.fix_faults import (
     HOLDER,
@@ -25,6 +25,7 @@ from tests.fix_faults import (
     ask,
     backends,
     blocked,
+    held_up,
     indexes_of,
     locked,
     ranges_landed,
@@ -37,7 +38,7 @@ from tests.fix_servers import Pair, assert_equal, rows_of, tables_of
 
 LEFT = {"MishikaLLM_CronJob", "_prisma_migrations"}
 MakeGate = Callable[[str], Gate]
-MakeProxy = Callable[[servers.Server], Proxy]
+MakeProxy = Callable[..., Proxy]
 WHERE = pytest.mark.parametrize("where", ["copy", pytest.param("index", marks=pytest.mark.soak)])
 
 
@@ -71,10 +72,8 @@ def at_the_gate(
     """The program, started, while one range or one index build is held up and others have landed."""
     closed = gate(where)
     before[:] = [indexes_of(target)]
-    program = start(*given)
-    wait_until(lambda: closed.reached() and ranges_landed(target) > 5)
-    yield program
-    closed.open()
+    with held_up(start, closed, target, *given) as program:
+        yield program
 
 
 def assert_done(done: Ended, source: str, target: str, before: list[str]) -> None:
@@ -261,6 +260,57 @@ def test_network_that_stalls_in_silence_is_waited_for(
     wait_until(lambda: ask(target_url, waiting, {"step": STEP}))
     way.flow()
     assert_done(program.ended(), long_url, target_url, before)
+
+
+# A dead peer is noticed after a second or two, instead of a minute.
+IMPATIENT = "&keepalives_idle=1&keepalives_interval=1&keepalives_count=1&tcp_user_timeout=1000&connect_timeout=2"
+LARGE = ("--batch-size", "4MB")  # more than sockets take in advance
+
+
+def test_target_that_takes_nothing_for_too_long_is_given_its_rows_anew(
+    long_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start, before: list[str]
+) -> None:
+    way = proxy(pair.new, buffer=16384)
+    way.stall_after(2_500_000)
+    program = start(*arguments(long_url, way.url(target_url) + IMPATIENT, *LARGE))
+    # The kernel gives up a session with bytes that it cannot get rid of.
+    wait_until(lambda: "step_retried" in program.said())
+    assert way.stalled
+    way.flow()
+    done = program.ended()
+    assert {step.partition("[")[0] for step in retried(done)} == {f"public.{LOGS}"}
+    assert_done(done, long_url, target_url, before)
+
+
+def test_target_that_takes_nothing_until_the_run_gives_up_is_gone_on_with(
+    long_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start, run: Run, before: list[str]
+) -> None:
+    way = proxy(pair.new, buffer=16384)
+    way.stall_after(2_500_000)
+    url = way.url(target_url) + IMPATIENT
+    done = start(*arguments(long_url, url, *LARGE, "--retries", "1")).ended()
+    assert (done.status, way.stalled) == (5, True), done.err
+    assert "mishika-migrate copy --resume" in done.err
+    way.flow()
+    wait_until(lambda: backends(target_url) == 0)
+    assert_done(run(*resume(long_url, url)), long_url, target_url, before)
+
+
+def test_source_that_sends_nothing_for_longer_than_the_keepalive_is_waited_for(
+    long_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start, before: list[str]
+) -> None:
+    """Its kernel answers all the time: a server that computes for long is not a dead one."""
+    way = proxy(pair.old)
+    way.stall_after(3_500_000, back=True)
+    program = start(*arguments(way.url(long_url) + IMPATIENT, target_url))
+    wait_until(lambda: way.stalled)
+    # That nothing happens has no condition to wait for: longer than idle, interval and user timeout together.
+    threading.Event().wait(3.5)
+    assert program.running
+    way.flow()
+    done = program.ended()
+    assert retried(done) == []
+    assert_done(done, long_url, target_url, before)
 
 
 @WHERE

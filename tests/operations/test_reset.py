@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import psycopg
 import pytest
 
-from tests.fix_faults import LOGS, STEP, Start, ask, backends, blocked, locked, state, wait_until
+from tests.fix_faults import (
+    ADORNED,
+    HOLDER,
+    LOGS,
+    STEP,
+    WATCH,
+    FullDisk,
+    Gate,
+    Program,
+    Start,
+    ask,
+    backends,
+    blocked,
+    blow_up,
+    constraints_of,
+    held_up,
+    indexes_of,
+    locked,
+    state,
+    terminate,
+    wait_until,
+)
+from tests.fix_network import Proxy
 from tests.fix_program import Run
-from tests.fix_servers import assert_equal, rows_of, tables_of
+from tests.fix_servers import Pair, assert_equal, rows_of, tables_of
 
 KEYS = "MishikaLLM_VerificationToken"
 LEFT = {"MishikaLLM_CronJob", "_prisma_migrations"}
@@ -157,3 +181,137 @@ def test_command_that_continues_can_be_pasted(source_url: str, target_url: str, 
     done = run(*shlex.split(pasted)[1:])
     assert done.status == 0, done.err
     assert_equal(source_url, target_url, copied(source_url))
+
+
+# -- after each kind of crash ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A run in the middle of its work; `way` is its network to the target."""
+
+    program: Program
+    source: str
+    target: str
+    servers: Pair
+    way: Proxy
+
+
+def program_killed(scene: Scene) -> None:
+    scene.program.kill()
+
+
+def source_changed_since(scene: Scene) -> None:
+    scene.program.kill()
+    ask(scene.source, f"DELETE FROM \"{LOGS}\" WHERE request_id LIKE 'long %7'")
+    ask(scene.source, f'UPDATE "{LOGS}" SET spend = spend + 1')
+    ask(scene.source, f'UPDATE "{KEYS}" SET spend = spend + 1')
+
+
+def target_backend_ended(scene: Scene) -> None:
+    assert terminate(scene.target, STEP) >= 1
+
+
+def source_backends_ended(scene: Scene) -> None:
+    wait_until(lambda: terminate(scene.source, HOLDER) + terminate(scene.source, STEP) == 0)
+
+
+def target_crashed(scene: Scene) -> None:
+    scene.servers.new.restart("immediate")
+
+
+def network_cut(scene: Scene) -> None:
+    scene.way.refuse = True
+    scene.way.cut()
+
+
+def commit_unanswered(scene: Scene) -> None:
+    scene.way.swallow("COMMIT")
+
+
+Crash = Callable[[Scene], None]
+soak = pytest.mark.soak
+CRASHES = [
+    (program_killed, "copy", ()),
+    (program_killed, "index", soak),
+    (source_changed_since, "copy", soak),
+    (source_changed_since, "index", ()),
+    (target_backend_ended, "copy", ()),
+    (target_backend_ended, "index", soak),
+    (source_backends_ended, "copy", ()),
+    (target_crashed, "copy", ()),
+    (target_crashed, "index", ()),
+    (network_cut, "copy", soak),
+    (network_cut, "index", ()),
+    (commit_unanswered, "copy", ()),
+    (commit_unanswered, "index", soak),
+]
+
+
+def assert_undone(target: str, before: tuple[str, str]) -> None:
+    assert (indexes_of(target), constraints_of(target)) == before
+    assert [table for table in tables_of(target) if table not in LEFT and rows_of(target, table)] == []
+    assert state(target) == "abandoned"
+    assert ask(target, "SELECT count(*) FROM mishika_migrate.index") == 0
+
+
+@pytest.mark.parametrize(
+    ("crash", "where"),
+    [pytest.param(crash, where, marks=marks, id=f"{crash.__name__}-{where}") for crash, where, marks in CRASHES],
+)
+def test_reset_leaves_a_target_as_it_was_after(
+    crash: Crash, where: str, long_url: str, target_url: str, pair: Pair, start: Start, run: Run,
+    gate: Callable[[str], Gate], proxy: Callable[..., Proxy],
+) -> None:  # fmt: skip
+    ask(target_url, ADORNED)
+    closed, way = gate(where), proxy(pair.new)
+    before = indexes_of(target_url), constraints_of(target_url)
+    given = (*arguments(long_url, way.url(target_url)), "--jobs", "2", "--retries", "1")
+    with held_up(start, closed, target_url, *given) as program:
+        crash(Scene(program=program, source=long_url, target=target_url, servers=pair, way=way))
+    assert program.ended().status not in (0, 1), program.said()
+    wait_until(lambda: backends(target_url, WATCH) == 0)
+    assert (indexes_of(target_url), constraints_of(target_url)) != before
+    undone = run("reset", "--yes", "--target", target_url)
+    assert undone.status == 0, undone.err
+    assert_undone(target_url, before)
+
+
+def fill_up(
+    source: str, target: str, full_disk: Callable[[str], FullDisk], run: Run
+) -> tuple[FullDisk, tuple[str, str]]:
+    """A run that has ended with the request log on a full disk, and what the target was before it."""
+    blow_up(source, LOGS, "messages")
+    ask(target, ADORNED)
+    disk = full_disk(LOGS)
+    before = indexes_of(target), constraints_of(target)
+    done = run(*arguments(source, target))
+    assert (done.status, "Free space on the server." in done.err) == (5, True), done.err
+    return disk, before
+
+
+@pytest.mark.parametrize("full_disk", ["tmpfs"], indirect=True)
+def test_reset_of_a_full_disk_changes_nothing_and_says_how_little_room_it_needs(
+    long_url: str, target_url: str, full_disk: Callable[[str], FullDisk], run: Run
+) -> None:
+    disk, before = fill_up(long_url, target_url, full_disk, run)
+    rows, indexes = rows_of(target_url, KEYS), indexes_of(target_url)
+    undone = run("reset", "--yes", "--target", target_url)
+    said = " ".join(undone.err.split())
+    assert (undone.status, "No space left on device" in said, "Nothing was changed." in said) == (6, True, True), said
+    assert (rows_of(target_url, KEYS), indexes_of(target_url), state(target_url)) == (rows, indexes, "stopped")
+    disk.make_room()
+    undone = run("reset", "--yes", "--target", target_url)
+    assert undone.status == 0, undone.err
+    assert_undone(target_url, before)
+
+
+@soak
+@pytest.mark.parametrize("full_disk", ["limit"], indirect=True)
+def test_reset_needs_no_large_file(
+    long_url: str, target_url: str, full_disk: Callable[[str], FullDisk], run: Run
+) -> None:
+    _, before = fill_up(long_url, target_url, full_disk, run)
+    undone = run("reset", "--yes", "--target", target_url)
+    assert undone.status == 0, undone.err
+    assert_undone(target_url, before)

@@ -26,20 +26,31 @@ ALTER TABLE "Log Table" ALTER id SET NOT NULL, REPLICA IDENTITY USING INDEX iden
 COMMENT ON INDEX at_index IS 'it''s the time';
 COMMENT ON INDEX "Log Table_pkey" IS 'the index';
 COMMENT ON CONSTRAINT "Log Table_pkey" ON "Log Table" IS 'the key';
+CREATE INDEX counted ON "Log Table" (n, lower(name), (n + part)) INCLUDE (at);
+ALTER INDEX counted ALTER COLUMN 2 SET STATISTICS 777;
+ALTER INDEX counted ALTER COLUMN 3 SET STATISTICS 0;
+CREATE EXTENSION "insert_username";
+ALTER INDEX counted DEPENDS ON EXTENSION plpgsql;
+ALTER INDEX counted DEPENDS ON EXTENSION "insert_username";
+ALTER INDEX "Log Table_pkey" DEPENDS ON EXTENSION plpgsql;
 CREATE TABLE child (part int, name text, FOREIGN KEY (part, name) REFERENCES "Log Table" (part, name));
 """
 
 STATE = """
 SELECT c.relname, pg_get_indexdef(c.oid), pg_get_constraintdef(k.oid), k.conname, obj_description(c.oid, 'pg_class'),
        obj_description(k.oid, 'pg_constraint'), i.indisclustered, i.indisreplident, i.indisprimary, i.indisvalid,
-       c.reltablespace, c.reloptions
+       c.reltablespace, c.reloptions,
+       ARRAY (SELECT (attnum, attstattarget)::text FROM pg_attribute WHERE attrelid = c.oid ORDER BY attnum),
+       ARRAY (SELECT (extname, deptype)::text FROM pg_depend JOIN pg_extension e ON e.oid = refobjid
+              WHERE objid = c.oid ORDER BY 1)
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid LEFT JOIN pg_constraint k ON k.conindid = c.oid
   AND k.conrelid = i.indrelid
 WHERE i.indrelid = '"Log Table"'::regclass ORDER BY 1
 """
 
 
-NAMES = ("Log Table_pkey", "n, unique", "later", "at_index", "expression", "tags", "identity", "no such index")
+INDEXES = ("Log Table_pkey", "n, unique", "later", "at_index", "expression", "tags", "identity", "counted")
+NAMES = (*INDEXES, "no such index")
 
 
 @pytest.fixture
@@ -70,6 +81,17 @@ def test_dropped_indexes_come_back_with_everything_they_had(database: str) -> No
             for definition in found:
                 indexes.complete(session, TABLE, definition)
     assert state(database) == before
+
+
+def test_a_definition_of_an_earlier_version_is_read() -> None:
+    """A run begun by 0.1 may be continued or undone by its successor."""
+    earlier = (
+        '{"name": "i", "create": "CREATE INDEX i ON t (a)", "constraint": "", "deferrable": false, "deferred": false,'
+        ' "tablespace": "", "comment": null, "constraint_comment": null, "clustered": false,'
+        ' "replica_identity": false}'
+    )
+    read = indexes.loads(earlier)
+    assert (read.name, read.statistics, read.extensions) == ("i", (), ())
 
 
 def test_an_index_that_is_there_is_not_built_again(database: str) -> None:

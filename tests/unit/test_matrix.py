@@ -61,6 +61,7 @@ def test_packaged_matrix_names_only_real_columns_of_the_right_type(
             assert types[column].endswith(("?", "[]")), f"{entry.table}.{column} is NOT NULL in the schema"
         assert set(entry.names) <= types.keys()
         assert entry.time_column is None or entry.time_column in types
+        assert entry.encrypted_where is None or types[entry.encrypted_where.column] == "String"
         for reference in entry.references:
             assert types[reference.column].endswith("[]") == reference.each, (entry.table, reference)
             assert reference.key in schema[reference.table]
@@ -117,6 +118,18 @@ def test_packaged_tokens_say_what_opens(packaged: matrix.Matrix) -> None:
     )
     assert "block" in team.opens
     assert "budget" in user.opens
+
+
+def test_packaged_ciphertext_is_all_that_the_proxy_decrypts(packaged: matrix.Matrix) -> None:
+    found = {entry.table: (entry.encrypted, entry.encrypted_where) for entry in packaged.entries if entry.encrypted}
+    assert found == {
+        "MishikaLLM_ProxyModelTable": (("mishikallm_params",), None),
+        "MishikaLLM_CredentialsTable": (("credential_values",), None),
+        "MishikaLLM_Config": (
+            ("param_value",),
+            matrix.Where(column="param_name", values=("environment_variables",)),
+        ),
+    }
 
 
 def test_lookups(packaged: matrix.Matrix) -> None:
@@ -219,6 +232,42 @@ FAULTS = {
         10,
         "unknown key tables.a.references[0].exemt",
         "exempt",
+    ),
+    "encrypted_where without columns": (
+        HEAD + table("a", "encrypted_where: {column: c, values: [v]}"),
+        9,
+        "a has encrypted_where but no encrypted columns",
+        "encrypted:",
+    ),
+    "encrypted_where without values": (
+        HEAD + table("a", "encrypted: [b]\nencrypted_where: {column: c, values: []}"),
+        10,
+        "values of a is empty",
+        "",
+    ),
+    "encrypted_where with unknown key": (
+        HEAD + table("a", "encrypted: [b]\nencrypted_where: {colum: c, values: [v]}"),
+        10,
+        "unknown key tables.a.encrypted_where.colum",
+        "column",
+    ),
+    "encrypted_where without column": (
+        HEAD + table("a", "encrypted: [b]\nencrypted_where: {values: [v]}"),
+        10,
+        "tables.a.encrypted_where lacks column",
+        "",
+    ),
+    "encrypted_where is a list": (
+        HEAD + table("a", "encrypted: [b]\nencrypted_where: [c]"),
+        10,
+        "tables.a.encrypted_where: expected a mapping",
+        "",
+    ),
+    "encrypted_where of too long a column": (
+        HEAD + table("a", f"encrypted: [b]\nencrypted_where: {{column: {LONG}, values: [v]}}"),
+        10,
+        "has 64 bytes",
+        "",
     ),
     "references are a mapping": (HEAD + table("a", "references: {}"), 9, "expected a list", ""),
     "view of no table": (A + "views:\n  v:\n    why: w\n    reads: [b]\n", 12, "b is no table", ""),

@@ -1,0 +1,355 @@
+"""`verify`: proves that both sides hold the same, or says which rows, columns and keys do not.
+
+Imports contents, keys, pg, comparing, selection, plan and the words. Each side is read in one snapshot for
+everything; nothing is written on either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from mishika_migrate import comparing, errors, events, history, matrix, model, plan, selection
+from mishika_migrate.operations import contents, keys
+from mishika_migrate.pg import catalog, connect, digest, ledger, sides, survey
+
+NAME = "mishika-migrate/verify"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`share` of the rows is looked at; at most `most` differences are listed a table, and as many keys.
+
+    `fenced` says that nobody writes to the source, which makes a difference in spend an error. What
+    differs is read again up to `rechecks` times, `recheck_wait` seconds apart. `allowed` are codes of
+    checks that may stay unchecked. `samples` are pairs of a name and a token's hash.
+    """
+
+    level: model.Level = "content"
+    method: model.Method = "fast"
+    share: float = 1.0
+    jobs: int = 4
+    most: int = 100
+    fenced: bool = False
+    rechecks: int = 0
+    recheck_wait: float = 5.0
+    snapshot: str = ""
+    allowed: tuple[str, ...] = ()
+    samples: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which tables are compared, within which intervals, and where that was said."""
+
+    tables: tuple[str, ...]
+    said: str
+    within: Mapping[str, model.Interval] = field(default_factory=dict)
+
+
+Emit = Callable[[events.Event], None]
+Checks = Callable[[model.Catalog, model.Catalog, Scope, sides.Both], Sequence[model.Check]]
+
+
+def prove(
+    rules: matrix.Matrix,
+    source: model.Endpoint,
+    target: model.Endpoint,
+    wanted: selection.Wanted | None,
+    *,
+    span: history.Span | None = None,
+    options: Options,
+    checks: Checks,
+    emit: Emit,
+) -> model.Proof:
+    """Everything that was found. Without `wanted` the scope is that of the ledger's last run.
+
+    `checks` are made in the same snapshots. Raises `errors.ServerError` when a side cannot be read: what cannot be
+    compared is never equal.
+    """
+    return _prove(
+        rules,
+        source,
+        target,
+        lambda ours, theirs: _scope(rules, ours, theirs, target, wanted, span),
+        options,
+        checks,
+        emit,
+        name=NAME,
+    )
+
+
+def of_copy(
+    rules: matrix.Matrix,
+    todo: model.Plan,
+    source: model.Endpoint,
+    target: model.Endpoint,
+    *,
+    name: str,
+    snapshot: str,
+    jobs: int,
+    emit: Emit,
+) -> model.Proof:
+    """Whether the target holds what the snapshot does of everything that the plan has copied.
+
+    `name` is that of the sessions. Row content and keys only: what else belongs to a proof is made
+    after the rows.
+    """
+    options = Options(jobs=jobs, snapshot=snapshot)
+    within = {table.name: interval for table, interval in todo.intervals.items()}
+    scope = Scope(tables=tuple(each.table for each in todo.chosen), said="what was copied", within=within)
+    return _prove(rules, source, target, lambda ours, theirs: scope, options, lambda *_: (), emit, name=name)
+
+
+def _prove(
+    rules: matrix.Matrix,
+    source: model.Endpoint,
+    target: model.Endpoint,
+    choose: Callable[[model.Catalog, model.Catalog], Scope],
+    options: Options,
+    checks: Checks,
+    emit: Emit,
+    *,
+    name: str,
+) -> model.Proof:
+    began, at = time.monotonic(), f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    ours, theirs = _catalogs(rules, source, target, name)
+    scope = choose(ours, theirs)
+    snapshots: dict[model.Role, str] = {"source": options.snapshot} if options.snapshot else {}
+    with sides.Sides(source, target, name=name, snapshots=snapshots) as seen:
+        _refuse_one(seen.first, source, target)
+        found = compare(rules, ours, theirs, scope, seen, options=options, emit=emit)
+        made = [comparing.absent(ours, theirs, scope.tables), *checks(ours, theirs, scope, seen.first)]
+        state = seen.states["source"]
+    if options.rechecks and not options.snapshot:
+        found = _recheck(found, source, target, options, emit)
+    return model.Proof(
+        source=source.label,
+        target=target.label,
+        at=at,
+        scope=scope.said,
+        level=options.level,
+        method=found.method,
+        blind=digest.BLIND[found.method] if options.level == "content" else (),
+        sample=options.share if options.share < 1 else None,
+        snapshot=state,
+        contents=tuple(each.content for each in found.contents),
+        keys=found.judged,
+        checks=(*made, *_ciphertext(rules, found)),
+        allowed=options.allowed,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _refuse_one(both: sides.Both, source: model.Endpoint, target: model.Endpoint) -> None:
+    """A database is always equal to itself."""
+    with survey.marked(both.sessions["source"]) as mark:
+        if survey.has_mark(both.sessions["target"], mark):
+            raise errors.Refused(
+                f"source {source.label} and target {target.label} are the same database",
+                hint="Give --target the URL of the new server.",
+            )
+
+
+def _catalogs(
+    rules: matrix.Matrix, source: model.Endpoint, target: model.Endpoint, name: str
+) -> tuple[model.Catalog, model.Catalog]:
+    with ThreadPoolExecutor(2) as pool:
+        reading = [pool.submit(_catalog, rules, end, name) for end in (source, target)]
+        ours, theirs = (each.result() for each in reading)
+    for found in (ours, theirs):
+        end = found.endpoint
+        if found.version < model.OLDEST_SERVER:
+            raise errors.Refused(
+                f"the {end.role} {end.label} is too old to be read", hint="PostgreSQL 12 is the oldest that works."
+            )
+        if not found.schema_exists:
+            raise errors.Refused(
+                f"the {end.role} {end.label} has no schema {end.schema}", hint="Name it in the URL: ?schema=NAME."
+            )
+    return ours, theirs
+
+
+def _catalog(rules: matrix.Matrix, endpoint: model.Endpoint, name: str) -> model.Catalog:
+    with connect.session(endpoint, name=name) as session:
+        return catalog.read(session, endpoint, migrations=rules.migrations)
+
+
+# -- what is compared -----------------------------------------------------------------------------
+
+
+def _scope(
+    rules: matrix.Matrix,
+    source: model.Catalog,
+    target: model.Catalog,
+    end: model.Endpoint,
+    wanted: selection.Wanted | None,
+    span: history.Span | None,
+) -> Scope:
+    if wanted is None:
+        last = _last_run(end)
+        if last is not None:
+            run, todo = last
+            within = {table.name: interval for table, interval in todo.intervals.items()}
+            return Scope(tables=tuple(each.table for each in todo.chosen), said=f"as run {run} copied", within=within)
+        chosen = selection.select(rules, source, selection.Wanted(), target=target)
+        said = "what is required or in use: the target has no run in its ledger"
+    else:
+        chosen, said = selection.select(rules, source, wanted, target=target), "as asked for"
+    intervals = {
+        each.table: interval
+        for each in chosen.chosen
+        if (table := source.table(each.table)) and (interval := history.interval(rules.entry(each.table), table, span))
+    }
+    tables = [each.table for each in chosen.chosen]
+    # A required table that the source has lost is not nothing to compare.
+    tables += [
+        entry.table
+        for entry in rules.entries
+        if entry.need == "required" and not chosen.only and wanted_in(entry.table, chosen) and entry.table not in tables
+    ]
+    return Scope(tables=tuple(tables), said=said, within=intervals)
+
+
+def wanted_in(table: str, chosen: model.Selection) -> bool:
+    """Whether nobody asked to leave it out."""
+    return all(left.table != table for left in chosen.left)
+
+
+def _last_run(target: model.Endpoint) -> tuple[str, model.Plan] | None:
+    with connect.session(target, name=NAME) as session:
+        try:
+            with connect.translated(target):
+                last = ledger.latest(session)
+        except errors.Denied as error:
+            raise errors.Denied(
+                f"the ledger on {target.label} may not be read, so the last run's selection is not known",
+                hint="GRANT USAGE ON SCHEMA mishika_migrate, SELECT ON ALL TABLES IN SCHEMA mishika_migrate to this"
+                " role, or say what to compare, such as --include-spendlogs.",
+                sqlstate=error.sqlstate,
+            ) from error
+    return None if last is None else (last[0], plan.loads(last[1]))
+
+
+# -- comparing ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What comparing gave: in the order of the scope."""
+
+    method: model.Method
+    contents: tuple[contents.Table, ...]
+    asked: keys.Question | None = None
+    judged: model.Keys | None = None
+    tally: keys.Tally | None = None
+
+
+def compare(
+    rules: matrix.Matrix,
+    source: model.Catalog,
+    target: model.Catalog,
+    scope: Scope,
+    seen: sides.Sides,
+    *,
+    options: Options,
+    emit: Emit,
+) -> Found:
+    """Content of all tables of the scope, `jobs` at once, and the verdicts of all keys."""
+    method = digest.method(seen.first.sessions, options.method)
+    looks = [
+        digest.Look(what=each, method=method, level=options.level, share=options.share)
+        for each in comparing.of_selection(rules, source, target, scope.tables, within=scope.within)
+    ]
+    asked = None
+    if options.level == "content" and rules.keys and rules.keys.table in scope.tables:
+        asked = keys.question(rules, source, target, method=method, share=options.share)
+    telling = threading.Lock()
+
+    def one(look: digest.Look) -> contents.Table:
+        with seen.pair() as both:
+            table = contents.compare(look, both, most=options.most)
+        with telling:
+            emit(events.TableCompared(content=table.content))
+        return table
+
+    def all_keys(question: keys.Question) -> tuple[model.Keys, keys.Tally]:
+        with seen.pair() as both:
+            return keys.inspect(question, both, fenced=options.fenced, most=options.most, samples=options.samples)
+
+    with ThreadPoolExecutor(options.jobs, thread_name_prefix="verify") as pool:
+        judging = pool.submit(all_keys, asked) if asked else None
+        comparing_all = [pool.submit(one, look) for look in looks]
+        _wait([*comparing_all, *([judging] if judging else [])], seen)
+        order = {table: n for n, table in enumerate(scope.tables)}
+        tables = sorted((each.result() for each in comparing_all), key=lambda table: order[table.content.table])
+        result, tally = judging.result() if judging else (None, None)
+    return Found(method=method, contents=tuple(tables), asked=asked, judged=result, tally=tally)
+
+
+def _wait(calls: Sequence[Future[Any]], seen: sides.Sides) -> None:
+    """Until all are done; at the first that fails, or a signal, the others are ended."""
+    try:
+        for done in wait(calls, return_when=FIRST_EXCEPTION).done:
+            done.result()
+    except BaseException:
+        for call in calls:
+            call.cancel()
+        seen.cancel()
+        raise
+
+
+# -- a source that moves --------------------------------------------------------------------------
+
+
+def _recheck(found: Found, source: model.Endpoint, target: model.Endpoint, options: Options, emit: Emit) -> Found:
+    """Reads what differs once more, in newer snapshots: what settles was on its way."""
+    for number in range(options.rechecks):
+        if not _worth_rereading(found):
+            break
+        emit(events.Noticed(message=f"reading what differs again, {number + 1} of {options.rechecks}"))
+        time.sleep(options.recheck_wait)
+        with sides.Sides(source, target, name=NAME) as seen:
+            found = _again(found, seen.first, options)
+    return found
+
+
+def _worth_rereading(found: Found) -> bool:
+    rows = any(table.places for table in found.contents)
+    return rows or bool(found.tally and found.tally.places)
+
+
+def _again(found: Found, both: sides.Both, options: Options) -> Found:
+    tables = tuple(contents.again(table, both, most=options.most) for table in found.contents)
+    result, tally = found.judged, found.tally
+    if found.asked and result and tally and 0 < tally.total == len(tally.places):
+        tally = keys.again(found.asked, both, tally, fenced=options.fenced)
+        result = keys.settled(result, tally)
+    return dataclasses.replace(found, contents=tables, judged=result, tally=tally)
+
+
+# -- what follows from the rows -------------------------------------------------------------------
+
+
+def _ciphertext(rules: matrix.Matrix, found: Found) -> Iterator[model.Check]:
+    """Encrypted columns are equal when nothing of them is among what differs."""
+    entries = {entry.table: entry for entry in rules.entries if entry.encrypted}
+    looked, problems = 0, []
+    for table in found.contents:
+        entry = entries.get(table.content.table)
+        if entry is None:
+            continue
+        looked += 1
+        for each in table.content.differences:
+            if changed := [column for column in each.columns if column in entry.encrypted]:
+                problems.append(f"{entry.table}: the ciphertext of row {each.row} differs in {', '.join(changed)}")
+    if looked and found.contents[0].content.level == "content":
+        yield model.Check(
+            code="ciphertext", title="Ciphertext is the same on both sides", looked=looked, problems=tuple(problems)
+        )

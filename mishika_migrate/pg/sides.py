@@ -1,0 +1,129 @@
+"""Sessions that see one state of each of two servers, for as many readers at once as are wanted.
+
+Imports pg.connect and the words. Nothing is written through them.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
+
+from psycopg import sql
+
+from mishika_migrate import model
+from mishika_migrate.pg import connect
+
+_T = TypeVar("_T")
+ROLES: tuple[model.Role, model.Role] = ("source", "target")
+
+
+class Both:
+    """One session of each side, used by one caller at a time."""
+
+    def __init__(
+        self, sessions: Mapping[model.Role, connect.Session], ends: Mapping[model.Role, model.Endpoint], *, name: str
+    ) -> None:
+        self._ends, self._name = ends, name
+        self.sessions = sessions
+
+    def end(self, role: model.Role) -> model.Endpoint:
+        return self._ends[role]
+
+    def ask(self, question: Callable[[connect.Session, model.Role], _T], what: str) -> tuple[_T, _T]:
+        """The answers of source and target, which work on them at the same time."""
+        with ThreadPoolExecutor(2, thread_name_prefix="side") as pool:
+            ours, theirs = (pool.submit(self.one, role, question, what) for role in ROLES)
+            if any(each.exception() for each in wait((ours, theirs), return_when=FIRST_EXCEPTION).done):
+                connect.cancel(self._name)  # the other side's answer is of no use any more
+            return ours.result(), theirs.result()
+
+    def one(self, role: model.Role, question: Callable[[connect.Session, model.Role], _T], what: str) -> _T:
+        """The answer of one side; `what` names the object in its errors."""
+        with connect.translated(self._ends[role], what):
+            return question(self.sessions[role], role)
+
+
+class Sides:
+    """A snapshot of each side; `pair()` lends sessions that see it.
+
+    With `snapshots` a side sees an exported snapshot of somebody else's. `states` tell what was seen,
+    as `txid_current_snapshot()` does.
+    """
+
+    def __init__(
+        self,
+        source: model.Endpoint,
+        target: model.Endpoint,
+        *,
+        name: str,
+        snapshots: Mapping[model.Role, str] | None = None,
+        stopping: Callable[[], bool] = connect.never,
+    ) -> None:
+        self._ends: Mapping[model.Role, model.Endpoint] = {"source": source, "target": target}
+        self._name, self._stopping = name, stopping
+        self._closing = ExitStack()
+        self._free: queue.SimpleQueue[Both] = queue.SimpleQueue()
+        given = snapshots or {}
+        try:
+            first = self._open(given)
+            self.states, self._names = {}, {}
+            for role, session in first.sessions.items():
+                with connect.translated(self._ends[role]):
+                    self.states[role], self._names[role] = _export(session)
+            self.first = first
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Sides:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.cancel()
+        self.close()
+
+    def close(self) -> None:
+        """Ends all sessions, in whatever state they are."""
+        self._closing.close()
+
+    def cancel(self) -> None:
+        """Asks both servers to give up what they are at; returns at once."""
+        connect.cancel(self._name)
+
+    @contextmanager
+    def pair(self) -> Iterator[Both]:
+        """A session of each side; callers are as many as there are jobs."""
+        try:
+            both = self._free.get_nowait()
+        except queue.Empty:
+            both = self._open(self._names)
+        yield both
+        self._free.put(both)  # not after an error: its transactions have failed
+
+    def _open(self, snapshots: Mapping[model.Role, str]) -> Both:
+        sessions: dict[model.Role, connect.Session] = {}
+        for role in ROLES:
+            end = self._ends[role]
+            session = connect.open(end, name=self._name, stopping=self._stopping, settings=_PATIENCE)
+            self._closing.callback(connect.close, session)
+            sessions[role] = session
+            with connect.translated(end):
+                session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            if role in snapshots:
+                with connect.translated(end, f"snapshot {snapshots[role]}"):
+                    session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshots[role])))
+        return Both(sessions, self._ends, name=self._name)
+
+
+# A table that somebody holds for itself is an error with a name (55P03), not a silent wait.
+_PATIENCE = {"lock_timeout": "30s"}
+
+
+def _export(session: connect.Session) -> tuple[str, str]:
+    row = session.execute("SELECT txid_current_snapshot()::text, pg_export_snapshot()").fetchone()
+    assert row is not None
+    return str(row[0]), str(row[1])

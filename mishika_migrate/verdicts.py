@@ -1,0 +1,115 @@
+"""What becomes of a key on the target: from what counts on both sides to reasons and an outcome. Pure.
+
+Imports the words. Rows that are missing make the proxy fail open (MishikaLLM 1.68
+proxy/utils.py get_data): no team row means no block, no budget and all models. So what matters is not
+whether rows are there, but whether the decision is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from mishika_migrate import model, words
+
+_OUTCOMES: Mapping[str, model.Outcome] = {"missing": "lost", "unparseable": "lost", "extra": "revived"}
+
+
+def judge(
+    ring: model.Keyring, ours: model.Decision | None, theirs: model.Decision | None, *, fenced: bool
+) -> model.Verdict:
+    """The verdict about one key of which at least one side knows. `fenced`: the source does not move."""
+    one = ours or theirs
+    assert one is not None
+    reasons = tuple(_reasons(ring, ours, theirs, fenced))
+    return model.Verdict(key=shown(one), outcome=_outcome(ring, reasons), reasons=reasons)
+
+
+def reason_codes(ring: model.Keyring) -> dict[str, str]:
+    """Every reason that `judge` can give, in order of weight, and what it means."""
+    codes = {"missing": _MISSING, "extra": _EXTRA, "unparseable": _UNPARSEABLE}
+    for join in ring.joins:
+        codes.setdefault(join.missing, join.opens)
+    for join in ring.joins:
+        codes.setdefault(_appeared(join), f"a row of {join.table} decides on the target only")
+    return codes | {aspect.reason: aspect.says for aspect in ring.aspects}
+
+
+_MISSING = "calls with it will be refused (401)"
+_EXTRA = "revoked on the source, it is alive on the target"
+_UNPARSEABLE = "the proxy cannot read its row on the target, so calls with it will be refused (401)"
+
+
+def _reasons(
+    ring: model.Keyring, ours: model.Decision | None, theirs: model.Decision | None, fenced: bool
+) -> Iterable[model.Reason]:
+    if ours is None or theirs is None:
+        code, says = ("missing", _MISSING) if theirs is None else ("extra", _EXTRA)
+        yield model.Reason(code=code, weight="error", message=says)
+        return
+    apart: set[str] = set()  # rows of which nothing more is to be said
+    if not _alike(model.KEY, ours.reads, theirs.reads):
+        apart.add(model.KEY)
+        yield _unreadable(model.KEY, ours, theirs)
+    for join in ring.joins:
+        if any(end.partition(".")[0] in apart - {model.KEY} for _, end in join.by):
+            apart.add(join.name)  # the row that leads to it is another one already
+        elif (reason := _of_join(join, ours, theirs)) is not None:
+            apart.add(join.name)
+            yield reason
+    for aspect in ring.aspects:
+        fields = tuple(
+            column
+            for column in aspect.columns
+            if ours.hashes[column] != theirs.hashes[column] and column.partition(".")[0] not in apart
+        )
+        if fields:
+            weight: model.Weight = "warning" if aspect.moving and not fenced else "error"
+            yield model.Reason(code=aspect.reason, weight=weight, message=aspect.says, fields=fields)
+
+
+def _of_join(join: model.Join, ours: model.Decision, theirs: model.Decision) -> model.Reason | None:
+    if ours.there[join.name] and not theirs.there[join.name]:
+        return model.Reason(code=join.missing, weight="error", message=join.opens, fields=(join.name,))
+    if theirs.there[join.name] and not ours.there[join.name]:
+        says = f"a row of {join.table} decides on the target only"
+        return model.Reason(code=_appeared(join), weight="error", message=says, fields=(join.name,))
+    if _alike(join.name, ours.reads, theirs.reads):
+        return None
+    if join.refuses or theirs.reads[join.name]:
+        return _unreadable(join.name, ours, theirs)
+    return model.Reason(code=join.missing, weight="error", message=join.opens, fields=(join.name,))
+
+
+def _appeared(join: model.Join) -> str:
+    return join.missing.removesuffix("-missing") + "-extra"
+
+
+def _alike(name: str, ours: Mapping[str, bool], theirs: Mapping[str, bool]) -> bool:
+    return ours.get(name) == theirs.get(name)
+
+
+def _unreadable(name: str, ours: model.Decision, theirs: model.Decision) -> model.Reason:
+    says = _UNPARSEABLE if ours.reads[name] else "the proxy can read its row on the target only"
+    return model.Reason(code="unparseable", weight="error", message=says, fields=(name,))
+
+
+def _outcome(ring: model.Keyring, reasons: tuple[model.Reason, ...]) -> model.Outcome:
+    """The worst of what the reasons mean."""
+    opens = {join.missing for join in ring.joins}
+    moving = {aspect.reason for aspect in ring.aspects if aspect.moving}
+    meant = {
+        _OUTCOMES.get(reason.code)
+        or ("opened" if reason.code in opens else "moved" if reason.code in moving else "changed")
+        for reason in reasons
+    }
+    order: tuple[model.Outcome, ...] = ("lost", "revived", "opened", "changed", "moved")
+    return next((outcome for outcome in order if outcome in meant), "unchanged")
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+def shown(key: model.Decision) -> str:
+    """`Ada's laptop, sk-...a1b2, 8f3c2d19…`: by what its owner and its admin know it, never the whole of it."""
+    parts = [words.masked(text)[:60] for text in key.label if text]
+    return ", ".join([*parts, f"{key.token[:8]}…"])
