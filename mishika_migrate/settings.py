@@ -28,8 +28,8 @@ NAMES = (
     "retries", "retry_seconds", "lock_timeout", "batch_size", "defer_indexes", "toast_compression",
     "spendlogs_since", "spendlogs_last", "spendlogs_before",
     "executor", "max_rate", "pause_if_lag", "verify", "level", "hash", "sample", "max_differences", "snapshot",
-    "fenced", "recheck", "recheck_wait", "allow_unchecked", "report", "sample_keys", "salt_key_env", "master_key_env",
-    "proxy",
+    "fenced", "recheck", "recheck_wait", "view_timeout", "allow_unchecked", "report", "sample_keys", "salt_key_env",
+    "master_key_env", "proxy",
 )  # fmt: skip
 """The options, as `load` takes them; flags and the file write them with dashes."""
 
@@ -90,6 +90,7 @@ class Settings:
     fenced: bool = False
     recheck: int = 0
     recheck_wait: float = 5.0
+    view_timeout: float = 30.0
     allow_unchecked: tuple[str, ...] = ()
     reports: tuple[Path, ...] = ()
     sample_keys: str | None = None
@@ -162,6 +163,7 @@ def load(
         fenced=said.flag("fenced"),
         recheck=said.whole("recheck", default=0, most=1000, least=0),
         recheck_wait=said.seconds("recheck_wait", default=5.0),
+        view_timeout=said.seconds("view_timeout", default=30.0),
         allow_unchecked=said.texts("allow_unchecked"),
         reports=said.paths("report"),
         sample_keys=said.word("sample_keys", "the path of a file, or -"),

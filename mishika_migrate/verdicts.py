@@ -24,14 +24,16 @@ def judge(
     return model.Verdict(key=shown(one), outcome=_outcome(ring, reasons), reasons=reasons)
 
 
-def reason_codes(ring: model.Keyring) -> dict[str, str]:
-    """Every reason that `judge` can give, in order of weight, and what it means."""
-    codes = {"missing": _MISSING, "extra": _EXTRA, "unparseable": _UNPARSEABLE}
-    for join in ring.joins:
-        codes.setdefault(join.missing, join.opens)
-    for join in ring.joins:
-        codes.setdefault(_appeared(join), f"a row of {join.table} decides on the target only")
-    return codes | {aspect.reason: aspect.says for aspect in ring.aspects}
+def weights(ring: model.Keyring, *, fenced: bool) -> dict[str, model.Weight]:
+    """Every reason that `judge` can give, in order of weight."""
+    codes: dict[str, model.Weight] = dict.fromkeys(("missing", "extra", "unparseable"), "error")
+    codes |= dict.fromkeys((join.missing for join in ring.joins), "error")
+    codes |= dict.fromkeys((_appeared(join) for join in ring.joins), "error")
+    return codes | {aspect.reason: _weight(aspect, fenced) for aspect in ring.aspects}
+
+
+def _weight(aspect: model.Aspect, fenced: bool) -> model.Weight:
+    return "warning" if aspect.moving and not fenced else "error"
 
 
 _MISSING = "calls with it will be refused (401)"
@@ -63,8 +65,7 @@ def _reasons(
             if ours.hashes[column] != theirs.hashes[column] and column.partition(".")[0] not in apart
         )
         if fields:
-            weight: model.Weight = "warning" if aspect.moving and not fenced else "error"
-            yield model.Reason(code=aspect.reason, weight=weight, message=aspect.says, fields=fields)
+            yield model.Reason(code=aspect.reason, weight=_weight(aspect, fenced), message=aspect.says, fields=fields)
 
 
 def _of_join(join: model.Join, ours: model.Decision, theirs: model.Decision) -> model.Reason | None:

@@ -24,6 +24,13 @@ Answer = tuple[int, object]
 Misdeed = Callable[[BaseHTTPRequestHandler], None]
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Those who do not trust the certificate, or have heard enough, hang up."""
+
+
 class Proxy:
     """`keys` are the virtual keys and how they stand; `seen` the requests, as path and Authorization.
 
@@ -56,8 +63,7 @@ class Proxy:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()

@@ -296,6 +296,15 @@ RecheckWait = Annotated[
     str | None,
     option("--recheck-wait", metavar="TIME", help="How long before each time (5s).", rich_help_panel=_PROOF),
 ]
+ViewTimeout = Annotated[
+    str | None,
+    option(
+        "--view-timeout",
+        metavar="TIME",
+        help="How long a view may take to answer before it counts as unchecked (30s).",
+        rich_help_panel=_PROOF,
+    ),
+]
 AllowUnchecked = Annotated[
     list[str] | None,
     option(

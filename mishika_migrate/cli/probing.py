@@ -21,6 +21,7 @@ def probe(
     target: options.Target = None,
     matrix: options.Matrix = None,
     config: options.Config = None,
+    allow_unchecked: options.AllowUnchecked = None,
     report: options.Report = None,
     json: options.Json = None,
     verbose: options.Verbose = None,
@@ -31,6 +32,7 @@ def probe(
     status 3 if anything is not as it should be.
     """
     given = locals()
+    from mishika_migrate.cli import verifying
     from mishika_migrate.cli.face import Face
     from mishika_migrate.report import files
 
@@ -38,7 +40,7 @@ def probe(
     for path in face.settings.reports:
         files.check(path)
     proof = _proof(face)
-    _tell(face, proof)
+    verifying.tell(face, proof)
     return proof.status
 
 
@@ -70,19 +72,6 @@ def _proof(face: Face) -> model.Proof:
         level="keys",
         method="fast",
         checks=(*before, *checks),
+        allowed=settings.allow_unchecked,
         seconds=round(time.monotonic() - begin, 3),
     )
-
-
-def _tell(face: Face, proof: model.Proof) -> None:
-    """The one place where a probe's result is shown and written."""
-    from mishika_migrate.report import document, files
-    from mishika_migrate.report import proof as page
-
-    for path in face.settings.reports:
-        files.write(path, proof)
-    if face.lines is not None:
-        for name, fields in document.lines(proof):
-            face.lines.write(name, fields)
-    else:
-        page.show(face.out, proof)

@@ -41,6 +41,7 @@ def verify(
     fenced: options.Fenced = None,
     recheck: options.Recheck = None,
     recheck_wait: options.RecheckWait = None,
+    view_timeout: options.ViewTimeout = None,
     snapshot: options.Snapshot = None,
     sample_keys: options.SampleKeys = None,
     salt_key_env: options.SaltKeyEnv = None,
@@ -75,18 +76,24 @@ def tell(face: Face, proof: model.Proof) -> None:
     import os
     import sys
 
+    from mishika_migrate import errors
     from mishika_migrate.report import document, files, github
     from mishika_migrate.report import proof as page
 
-    for path in face.settings.reports:
-        files.write(path, proof)
-    github.publish(proof, os.environ, sys.stderr)
     face.is_done(proof.headline.rstrip("."), hint="--report FILE keeps the result.")
     if face.lines is None:
         page.show(face.out, proof)
-        return
-    for name, fields in document.lines(proof):
-        face.lines.write(name, fields)
+    else:
+        for name, fields in document.lines(proof):
+            face.lines.write(name, fields)
+    github.publish(proof, os.environ, sys.stderr)
+    for path in face.settings.reports:
+        try:
+            files.write(path, proof)
+        except errors.Error as error:
+            if proof.status == 0:
+                raise
+            face.warn(error.message)  # what differs matters more than where it is written
 
 
 def _proof(face: Face) -> model.Proof:
@@ -110,15 +117,16 @@ def _proof(face: Face) -> model.Proof:
     ) -> Sequence[model.Check]:
         from mishika_migrate.operations import continuity
 
-        if wanted.level != "content":
-            return ()
         tables = [table for table in scope.tables if ours.table(table) and theirs.table(table)]
-        return (
-            *continuity.inspect(rules, ours, theirs, tables, both.sessions),
-            ciphers.inspect(
-                rules, theirs, both.sessions["target"], salt_key=salt_key, master_key=master_key, tables=tables
-            ),
-        )
+        made: list[model.Check] = []
+        if wanted.level == "content":
+            made += continuity.inspect(rules, ours, theirs, tables, both.sessions, view_seconds=wanted.view_timeout)
+        if wanted.level == "content" or salt_key or master_key:
+            session = both.sessions["target"]
+            made.append(
+                ciphers.inspect(rules, theirs, session, salt_key=salt_key, master_key=master_key, tables=tables)
+            )
+        return made
 
     proof = verifying.prove(
         rules,
@@ -146,9 +154,12 @@ def _proof(face: Face) -> model.Proof:
         return proof
     import dataclasses
 
-    tried = samples.expected(rules, target, keys)[0] if keys else keys
-    answers = probe.inspect(wanted.proxy_url, keys=tried, master_key=master_key)
-    return dataclasses.replace(proof, checks=(*proof.checks, *answers))
+    known: tuple[model.Check, ...] = ()
+    if keys:
+        keys, check = samples.expected(rules, target, keys)
+        known = (check,)
+    answers = probe.inspect(wanted.proxy_url, keys=keys, master_key=master_key)
+    return dataclasses.replace(proof, checks=(*proof.checks, *known, *answers))
 
 
 def _asked(face: Face) -> selection.Wanted | None:

@@ -1,6 +1,6 @@
 """What `verify` compares and what comes of it: comparisons, differences, verdicts, checks, the proof.
 
-Imports plans and servers. Nothing in here holds a secret: keys of rows are shown, never whole tokens.
+Imports plans, servers and words. Nothing in here holds a secret: keys of rows are shown, never whole tokens.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal
 
 from mishika_migrate.model.plans import Interval
 from mishika_migrate.model.servers import Role, TableName
+from mishika_migrate.words import count
 
 Level = Literal["counts", "keys", "content"]
 Method = Literal["fast", "exact", "sha256"]
@@ -195,7 +196,7 @@ class Keys:
             ("moved", "differ in spend only"),
         )
         told = [f"{self.count(name):,} {word}" for name, word in words if self.count(name) or name == "unchanged"]
-        return f"{self.total:,} {'key' if self.total == 1 else 'keys'}: {', '.join(told)}"
+        return f"{count(self.total, 'key')}: {', '.join(told)}"
 
 
 def _bad(verdict: Verdict) -> bool:
@@ -262,8 +263,15 @@ class Proof:
         return tuple(check for check in self.unchecked if check.code not in self.allowed)
 
     @property
+    def compared(self) -> bool:
+        """Whether anything was looked at; a proof without a source is one of checks alone."""
+        return bool(self.contents) or not self.source
+
+    @property
     def state(self) -> State:
-        return "different" if self.different else "unchecked" if self.unproven else "ok"
+        if self.different:
+            return "different"
+        return "unchecked" if self.unproven or not self.compared else "ok"
 
     @property
     def status(self) -> int:
@@ -274,23 +282,31 @@ class Proof:
     def headline(self) -> str:
         """The verdict in one line."""
         if self.state == "different":
-            tables = sum(content.state == "different" for content in self.contents)
-            rows = sum(content.different for content in self.contents)
-            checks = sum(check.state == "different" for check in self.checks)
-            parts = [
-                f"{rows:,} {'row differs' if rows == 1 else 'rows differ'} in {tables} of {len(self.contents)} tables"
-                if tables
-                else "",
-                f"{checks} of {len(self.checks)} checks failed" if checks else "",
-                "keys would be decided otherwise" if self.keys and self.keys.state == "different" else "",
-            ]
-            return f"Different: {'; '.join(part for part in parts if part)}."
+            return f"Different: {'; '.join(self._differing)}."
+        if not self.compared:
+            return "Not proven: no table was compared."
         if self.state == "unchecked":
-            return f"Not proven: {len(self.unproven)} of {len(self.checks)} checks could not be made."
+            return f"Not proven: {len(self.unproven)} of {count(len(self.checks), 'check')} could not be made."
+        if not self.source:
+            return f"Passed: {count(len(self.checks), 'check')}."
         rows = sum(content.rows_source for content in self.contents)
-        word = (
-            "Sampled"
-            if self.sample is not None
-            else {"content": "Equal", "keys": "Same keys"}.get(self.level, "Same counts")
-        )
-        return f"{word}: {rows:,} rows in {len(self.contents)} tables."
+        return f"{self._equal}: {count(rows, 'row')} in {count(len(self.contents), 'table')}."
+
+    @property
+    def _equal(self) -> str:
+        if self.sample is not None and self.level != "counts":
+            return "Sampled"
+        return {"content": "Equal", "keys": "Same keys", "counts": "Same counts"}[self.level]
+
+    @property
+    def _differing(self) -> list[str]:
+        tables = sum(content.state == "different" for content in self.contents)
+        rows = sum(content.different for content in self.contents)
+        failed = sum(check.state == "different" for check in self.checks)
+        parts = {
+            f"{count(rows, 'row')} {'differs' if rows == 1 else 'differ'} in {tables} of"
+            f" {count(len(self.contents), 'table')}": tables,
+            f"{failed} of {count(len(self.checks), 'check')} failed": failed,
+            "keys would be decided otherwise": self.keys is not None and self.keys.state == "different",
+        }
+        return [words for words, there in parts.items() if there]

@@ -125,7 +125,7 @@ class _Some:
     def __str__(self) -> str:
         """`model a, model b and 3 more`."""
         more = self.rows - len(self.names)
-        return ", ".join(name or "one without a name" for name in self.names) + (f" and {more} more" if more else "")
+        return ", ".join(name or "one without a name" for name in self.names) + (f" and {more:,} more" if more else "")
 
 
 @dataclass(slots=True)

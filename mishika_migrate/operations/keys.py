@@ -61,16 +61,12 @@ class Tally:
     most: int
     outcomes: Counter[model.Outcome] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    weights: dict[str, model.Weight] = field(default_factory=dict)
     kept: list[model.Verdict] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
 
     def add(self, place: int, verdict: model.Verdict) -> None:
         self.outcomes[verdict.outcome] += 1
-        for reason in verdict.reasons:
-            self.reasons[reason.code] += 1
-            if self.weights.get(reason.code) != "error":
-                self.weights[reason.code] = reason.weight
+        self.reasons.update(reason.code for reason in verdict.reasons)
         if len(self.places) < REREAD:
             self.places.append(place)
         if self.outcomes[verdict.outcome] <= self.most:  # of each kind, so that the worst are among them
@@ -101,6 +97,7 @@ def inspect(
         model.Keys(
             total=digest.total(ours) if look.share < 1 else total,
             outcomes={},
+            weights=verdicts.weights(asked.ring, fenced=fenced),
             notes=_alike(asked.ring, here, there),
             sampled=look.share if look.share < 1 else None,
             seconds=time.monotonic() - began,
@@ -130,7 +127,6 @@ def _counted(result: model.Keys, found: Tally) -> model.Keys:
         result,
         outcomes={"unchanged": result.total - found.total + extra, **found.outcomes},
         reasons=dict(found.reasons),
-        weights=dict(found.weights),
         verdicts=tuple(sorted(found.kept, key=_worst_first)[: found.most]),
     )
 

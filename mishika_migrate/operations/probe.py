@@ -264,7 +264,8 @@ def _database(ready: _Answer, answers: Sequence[_Answer]) -> model.Check:
     if lost := [answer for answer in answers if answer.kind == "no-database"]:
         problems.append(f"{words.count(len(lost), 'key')} {lost[0]}")
     if failed := [answer for answer in answers if answer.kind == "failed"]:
-        problems.append(f"{words.count(len(failed), 'question')} with a key {failed[0]}")
+        were = "was" if len(failed) == 1 else "were"
+        problems.append(f"{words.count(len(failed), 'question')} with a key {were} {failed[0]}")
     looked = sum(answer.row for answer in answers) + (words_said[0] == "connected")
     silent = "" if looked or problems else "no answer tells whether the proxy has looked into its database"
     return _check(DATABASE, max(looked, len(problems)), problems, why_not=silent)

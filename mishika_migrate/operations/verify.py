@@ -122,7 +122,7 @@ def _prove(
     ours, theirs = _catalogs(rules, source, target, name)
     scope = choose(ours, theirs)
     snapshots: dict[model.Role, str] = {"source": options.snapshot} if options.snapshot else {}
-    with sides.Sides(source, target, name=name, snapshots=snapshots) as seen:
+    with _opened(source, target, name, snapshots) as seen:
         _refuse_one(seen.first, source, target)
         found = compare(rules, ours, theirs, scope, seen, options=options, emit=emit)
         made = [comparing.absent(ours, theirs, scope.tables), *checks(ours, theirs, scope, seen.first)]
@@ -145,6 +145,16 @@ def _prove(
         allowed=options.allowed,
         seconds=time.monotonic() - began,
     )
+
+
+def _opened(
+    source: model.Endpoint, target: model.Endpoint, name: str, snapshots: Mapping[model.Role, str]
+) -> sides.Sides:
+    try:
+        return sides.Sides(source, target, name=name, snapshots=snapshots)
+    except errors.SnapshotLost as error:
+        error.hint = "The session that exported it must stay open; give the name that pg_export_snapshot() returned."
+        raise
 
 
 def _refuse_one(both: sides.Both, source: model.Endpoint, target: model.Endpoint) -> None:
@@ -177,7 +187,7 @@ def _catalogs(
 
 
 def _catalog(rules: matrix.Matrix, endpoint: model.Endpoint, name: str) -> model.Catalog:
-    with connect.session(endpoint, name=name) as session:
+    with connect.session(endpoint, name=name, settings=sides.PATIENCE) as session:
         return catalog.read(session, endpoint, migrations=rules.migrations)
 
 

@@ -17,6 +17,9 @@ from mishika_migrate import model
 from mishika_migrate.pg import connect
 
 _T = TypeVar("_T")
+# A table that somebody holds for itself is an error with a name (55P03), not a silent wait.
+PATIENCE = {"lock_timeout": "30s"}
+
 ROLES: tuple[model.Role, model.Role] = ("source", "target")
 
 
@@ -108,7 +111,7 @@ class Sides:
         sessions: dict[model.Role, connect.Session] = {}
         for role in ROLES:
             end = self._ends[role]
-            session = connect.open(end, name=self._name, stopping=self._stopping, settings=_PATIENCE)
+            session = connect.open(end, name=self._name, stopping=self._stopping, settings=PATIENCE)
             self._closing.callback(connect.close, session)
             sessions[role] = session
             with connect.translated(end):
@@ -117,10 +120,6 @@ class Sides:
                 with connect.translated(end, f"snapshot {snapshots[role]}"):
                     session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshots[role])))
         return Both(sessions, self._ends, name=self._name)
-
-
-# A table that somebody holds for itself is an error with a name (55P03), not a silent wait.
-_PATIENCE = {"lock_timeout": "30s"}
 
 
 def _export(session: connect.Session) -> tuple[str, str]:

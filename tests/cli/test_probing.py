@@ -71,6 +71,12 @@ def test_a_lost_key_and_an_open_proxy_end_with_3(probe: Probe, llm_proxy: Proxy)
     assert "a made-up key is accepted" in " ".join(ended.out.split())
 
 
+def test_what_could_not_be_checked_may_be_allowed(probe: Probe, llm_proxy: Proxy) -> None:
+    llm_proxy.keys[GOOD] = "limited"
+    assert probe().status == 3
+    assert probe("--allow-unchecked", "probe-keys").status == 0
+
+
 def test_json_lines_and_reports(probe: Probe, target: str, tmp_path: Path) -> None:
     paths = [tmp_path / f"proof.{suffix}" for suffix in ("json", "md", "xml")]
     reports = [word for path in paths for word in ("--report", str(path))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
@@ -12,7 +13,7 @@ from psycopg import sql
 from mishika_migrate import errors, model
 from mishika_migrate.operations import continuity
 from mishika_migrate.pg import catalog, connect
-from tests.fix_faults import ask, locked
+from tests.fix_faults import ask, locked, wait_until
 from tests.fix_servers import Clone, Pair, endpoint
 from tests.looking import BUDGET, RULES, TEAM, TOKEN, USER, as_role, carry_out, execute, role, see
 
@@ -210,6 +211,12 @@ PLANTED = {
         'DROP VIEW "MonthlyGlobalSpend"; CREATE TABLE "MonthlyGlobalSpend" (date date, spend float8)',
         "views",
         "is a table on the target",
+    ),
+    "view of other types": (
+        'DROP VIEW "Last30dModelsBySpend"; CREATE VIEW "Last30dModelsBySpend" AS'
+        f" SELECT model, sum(spend)::text AS total_spend FROM {LOGS} GROUP BY model",
+        "views",
+        "view Last30dModelsBySpend has other types on the target: total_spend",
     ),
     "view without a column": (
         'DROP VIEW "Last30dModelsBySpend"; CREATE VIEW "Last30dModelsBySpend" AS'
@@ -499,15 +506,17 @@ def test_what_a_role_may_not_read_on_the_source_is_unchecked_too(pair: Pair, end
     assert text.endswith("the source could not be asked")
 
 
-def test_locked_table_is_unchecked_by_name(ends: tuple[str, str]) -> None:
-    for table, unchecked in (
-        (TEAM, {"foreign-keys?", "soft-references?", "views?"}),
-        (MODEL, {"foreign-keys?", "sequences?"}),
-    ):
-        bare = table.strip('"')
-        found = faults(inspect(*ends, meanwhile=lambda: locked(ends[1], bare, "ACCESS EXCLUSIVE")))
-        assert {code for code, _ in found} == unchecked
-        assert all("lock timeout" in text for _, text in found)
+@pytest.mark.parametrize(
+    ("table", "unchecked"),
+    [
+        ("MishikaLLM_TeamTable", {"foreign-keys?", "soft-references?", "views?"}),
+        ("MishikaLLM_ModelTable", {"foreign-keys?", "sequences?"}),
+    ],
+)
+def test_locked_table_is_unchecked_by_name(table: str, unchecked: set[str], ends: tuple[str, str]) -> None:
+    found = faults(inspect(*ends, meanwhile=lambda: locked(ends[1], table, "ACCESS EXCLUSIVE")))
+    assert {code for code, _ in found} == unchecked
+    assert all("lock timeout" in text for _, text in found)
 
 
 def test_view_whose_owner_may_not_read_its_table_is_a_problem(pair: Pair, ends: tuple[str, str]) -> None:
@@ -518,17 +527,26 @@ def test_view_whose_owner_may_not_read_its_table_is_a_problem(pair: Pair, ends: 
     assert (code, "permission denied for table MishikaLLM_SpendLogs" in text) == ("views", True)
 
 
-def test_lost_session_is_an_error_and_no_check(ends: tuple[str, str]) -> None:
+@pytest.mark.parametrize("ending", ["pg_terminate_backend", "pg_cancel_backend"])
+def test_lost_or_cancelled_session_is_an_error_and_no_check(ending: str, ends: tuple[str, str]) -> None:
+    for url in ends:
+        execute(url, BROKEN.format("model, length(pg_sleep(600)::text)::float8 AS total_spend"))
+    query = f"SELECT {ending}(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+
     @contextmanager
     def ended() -> Iterator[None]:
-        ask(ends[1], ENDING)
+        thread = threading.Thread(target=lambda: wait_until(lambda: ask(ends[1], query)))
+        thread.start()
         yield
+        thread.join()
 
-    with pytest.raises(errors.ServerError):
+    with pytest.raises(errors.ServerError) as caught:
         inspect(*ends, meanwhile=ended)
+    assert "target" in caught.value.message
 
 
-ENDING = """
-SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'test'
-"""
+def test_view_that_neither_side_has_is_missed_all_the_same(ends: tuple[str, str]) -> None:
+    for url in ends:
+        execute(url, 'DROP VIEW "MonthlyGlobalSpend"')
+    ((code, text),) = faults(inspect(*ends))
+    assert (code, "is missing on the target and on the source; the application" in text) == ("views", True)

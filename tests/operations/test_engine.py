@@ -170,9 +170,12 @@ def test_time_is_bounded_from_the_first_failure_on(pool: Executor) -> None:
 def test_next_attempt_comes_before_what_was_never_begun(pool: Executor) -> None:
     """On a silent network every attempt takes its time, and there may be thousands of ranges."""
     names = tuple(f"{n:03}" for n in range(1000))
-    dial = threading.Event()  # nobody sets it
-    heard, worker = Heard(), Worker({ID + name: [lost() for _ in range(3)] for name in names})
-    worker.before = lambda task: bool(dial.wait(0.05))
+    answer = threading.Event()  # nobody sets it
+
+    def dial(task: work.Task) -> None:
+        answer.wait(0.05)
+
+    heard, worker = Heard(), Worker({ID + name: [lost() for _ in range(3)] for name in names}, before=dial)
     with pytest.raises(errors.ServerError):
         go(pool, names, worker, heard, jobs=2)
     assert len({step for step, _ in worker.attempts}) < 500

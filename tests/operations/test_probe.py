@@ -222,7 +222,7 @@ def test_a_proxy_that_lost_its_database_and_lets_everyone_in(proxy: Proxy) -> No
     assert "allow_requests_on_db_unavailable" in checks["refusals"].problems[0]
     assert checks["database"].problems == (
         "/health/readiness says that the database is not connected",
-        "1 question with a key answered with an error of the proxy (500)",
+        "1 question with a key was answered with an error of the proxy (500)",
     )
 
 

@@ -309,7 +309,9 @@ def test_source_that_sends_nothing_for_longer_than_the_keepalive_is_waited_for(
     assert program.running
     way.flow()
     done = program.ended()
-    assert retried(done) == []
+    # Sessions that wanted to begin just then could not; those that were under way have gone on.
+    failed = [line["error"] for line in done.lines() if line["event"] == "step_retried"]
+    assert all(error.startswith("cannot connect to source") for error in failed), failed
     assert_done(done, long_url, target_url, before)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import pytest
@@ -231,20 +232,26 @@ def commit_unanswered(scene: Scene) -> None:
 
 Crash = Callable[[Scene], None]
 soak = pytest.mark.soak
+
+
+def after(crash: Crash, where: str, *marks: pytest.MarkDecorator) -> Any:
+    return pytest.param(crash, where, marks=marks, id=f"{crash.__name__}-{where}")
+
+
 CRASHES = [
-    (program_killed, "copy", ()),
-    (program_killed, "index", soak),
-    (source_changed_since, "copy", soak),
-    (source_changed_since, "index", ()),
-    (target_backend_ended, "copy", ()),
-    (target_backend_ended, "index", soak),
-    (source_backends_ended, "copy", ()),
-    (target_crashed, "copy", ()),
-    (target_crashed, "index", ()),
-    (network_cut, "copy", soak),
-    (network_cut, "index", ()),
-    (commit_unanswered, "copy", ()),
-    (commit_unanswered, "index", soak),
+    after(program_killed, "copy"),
+    after(program_killed, "index", soak),
+    after(source_changed_since, "copy", soak),
+    after(source_changed_since, "index"),
+    after(target_backend_ended, "copy"),
+    after(target_backend_ended, "index", soak),
+    after(source_backends_ended, "copy"),
+    after(target_crashed, "copy"),
+    after(target_crashed, "index"),
+    after(network_cut, "copy", soak),
+    after(network_cut, "index"),
+    after(commit_unanswered, "copy"),
+    after(commit_unanswered, "index", soak),
 ]
 
 
@@ -255,10 +262,7 @@ def assert_undone(target: str, before: tuple[str, str]) -> None:
     assert ask(target, "SELECT count(*) FROM mishika_migrate.index") == 0
 
 
-@pytest.mark.parametrize(
-    ("crash", "where"),
-    [pytest.param(crash, where, marks=marks, id=f"{crash.__name__}-{where}") for crash, where, marks in CRASHES],
-)
+@pytest.mark.parametrize(("crash", "where"), CRASHES)
 def test_reset_leaves_a_target_as_it_was_after(
     crash: Crash, where: str, long_url: str, target_url: str, pair: Pair, start: Start, run: Run,
     gate: Callable[[str], Gate], proxy: Callable[..., Proxy],
