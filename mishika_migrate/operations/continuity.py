@@ -331,9 +331,17 @@ def _defined(side: _Side) -> dict[str, continuity.View]:
 
 
 def _wanted(rules: matrix.Matrix, sides: _Sides) -> list[str]:
-    """Views of the source, and those that the application needs and whose tables the target has."""
-    needed = [view.name for view in rules.views if all(sides.theirs.catalog.table(name) for name in view.reads)]
-    return list(dict.fromkeys([*(view.name for view in sides.ours.catalog.views), *needed]))
+    """Views of the source, and those that the application needs and whose tables the target has.
+
+    Not those that read none of the tables which are looked at.
+    """
+    there = {view.name: set(view.reads) for view in sides.ours.catalog.views}
+    needed = {
+        view.name: set(view.reads)
+        for view in rules.views
+        if all(sides.theirs.catalog.table(name) for name in view.reads)
+    }
+    return [name for name, reads in {**there, **needed}.items() if not reads or not reads.isdisjoint(sides.tables)]
 
 
 def _missing_view(name: str, why: str, sides: _Sides) -> structure.Said:

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import psycopg
 
-from mishika_migrate.sandbox import servers
+from mishika_migrate.sandbox import schema, servers
 from tests.benchmark import peers
 from tests.fix_faults import measured
-from tests.fix_program import command
 
 TABLE = peers.SPENDLOGS
 
@@ -38,6 +37,7 @@ def main() -> None:
         )
         peers.fill(old, new, asked)
         ends = old.url("filled"), new.url("bare")
+        schema.create_views(ends[0])
         _ours(room, "copy", "--yes", "--everything", "--no-verify", ends=ends)
         with psycopg.connect(ends[1], autocommit=True) as session:
             session.execute("VACUUM ANALYZE")
@@ -81,16 +81,14 @@ def _million(room: Path, ends: tuple[str, str]) -> None:
             session.execute("CREATE TABLE many (id int PRIMARY KEY, n int NOT NULL)")
             session.execute(f"INSERT INTO many SELECT n, n + {shift} FROM generate_series(1, 1000000) n".encode())
     began = time.monotonic()
-    ended, peak = measured(
-        room, *command("verify", "--only", "many", "--json", "--source", ends[0], "--target", ends[1])
-    )
+    ended, peak = measured(room, "verify", "--only", "many", "--json", "--source", ends[0], "--target", ends[1])
     assert ended.status == 3 and '"differing": 1000000' in ended.out, ended.err
     print(f"1,000,000 rows that differ: {time.monotonic() - began:.1f} s, peak {peak / 1e6:.0f} MB")
 
 
 def _ours(room: Path, *arguments: str, ends: tuple[str, str]) -> float:
     began = time.monotonic()
-    ended, _ = measured(room, *command(*arguments, "--quiet", "--source", ends[0], "--target", ends[1]))
+    ended, _ = measured(room, *arguments, "--quiet", "--source", ends[0], "--target", ends[1])
     assert ended.status == 0, ended.out + ended.err
     return time.monotonic() - began
 
@@ -105,8 +103,6 @@ def _plain(ends: tuple[str, str]) -> float:
 
 def _digest(url: str) -> object:
     with psycopg.connect(url) as session:
-        # One process a side: the tool that this is the measure of has no parallel workers either.
-        session.execute("SET max_parallel_workers_per_gather = 0")
         return session.execute(f'SELECT count(*), sum(hashtext(t::text)) FROM "{TABLE}" t'.encode()).fetchone()
 
 
