@@ -52,6 +52,7 @@ class Watch:
         self._moving: dict[str, tuple[int, int]] = {}
         self._landed: dict[str, tuple[int, int]] = {}
         self._building: dict[int, float] = {}
+        self._said: dict[int, float] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._refused: errors.Refused | None = None
 
@@ -89,7 +90,9 @@ class Watch:
                 before = self._landed.get(table, (0, 0))
                 self._emit(events.Progress(table=table, rows=before[0] + rows, bytes=before[1] + size))
         for number, share in self._building.items():
-            self._emit(events.Building(step=self._steps[number], share=share))
+            if self._said.get(number) != share:
+                self._said[number] = share
+                self._emit(events.Building(step=self._steps[number], share=share))
 
     def kept(self, table: events.TableKept) -> None:
         """Rows that an earlier attempt has brought."""
