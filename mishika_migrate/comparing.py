@@ -1,6 +1,6 @@
 """What `verify` compares: which tables and columns, by what a row is known, as which type. Pure.
 
-Imports history, matrix, selection and the words. `pg.digest` turns a
+Imports history, matrix, selection, findings and the words. `pg.digest` turns a
 comparison into queries.
 """
 
@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from mishika_migrate import history, matrix, model, selection
+from mishika_migrate.findings import few
 
 
 def of_selection(
@@ -112,8 +113,11 @@ def _key(origin: model.Table, place: model.Table, columns: Sequence[model.Compar
 def narrowed(ring: model.Keyring, source: model.Catalog, target: model.Catalog) -> model.Keyring | None:
     """The keyring over what both sides have; None where one of them has no table of keys.
 
-    Columns are those of both schemas, so that servers of two versions can be compared.
+    Columns are those of both schemas, so that servers of two versions can be compared. A whole table that
+    the target lacks is no other version: None as well.
     """
+    if _lost(ring, source, target):
+        return None
     both = {
         name: {column.name for column in compared(origin, place)}
         for name in ring.tables
@@ -122,6 +126,28 @@ def narrowed(ring: model.Keyring, source: model.Catalog, target: model.Catalog) 
     if ring.key not in both.get(ring.table, set()):
         return None
     return ring.limited(both)
+
+
+def _lost(ring: model.Keyring, source: model.Catalog, target: model.Catalog) -> list[str]:
+    """Tables that the source decides by, and the target lacks."""
+    return [name for name in ring.tables if source.table(name) is not None and target.table(name) is None]
+
+
+def undecided(ring: model.Keyring, source: model.Catalog, target: model.Catalog) -> model.Check | None:
+    """What the source decides by about keys, and the target lacks, so that it could not be compared."""
+    lost = _lost(ring, source, target)
+    for end in ring.ends:
+        name, _, column = end.partition(".")
+        origin, place = source.table(ring.table_of(name)), target.table(ring.table_of(name))
+        if origin is not None and place is not None and origin.column(column) and not place.column(column):
+            lost.append(f"{origin.name}.{column}")
+    if not lost:
+        return None
+    return model.Check(
+        code="keys",
+        title="The target has all that decides about keys",
+        why_not=f"the target has no {few(list(dict.fromkeys(lost)))}, by which the source decides about keys",
+    )
 
 
 def shapes(

@@ -105,6 +105,14 @@ class TableCompared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TableSynced:
+    """`sync` is through with the table; `foreseen` when it has only looked."""
+
+    change: model.Synced
+    foreseen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proven:
     """What was copied has been compared with the snapshot that it was copied from."""
 
@@ -155,6 +163,7 @@ Event = (
     | TableKept
     | Building
     | TableCompared
+    | TableSynced
     | Proven
     | Noticed
     | SnapshotReleased

@@ -39,6 +39,11 @@ def interval(entry: matrix.Entry | None, table: model.Table, span: Span | None) 
     return model.Interval(column=entry.time_column, since=_text(span.since), before=_text(span.before))
 
 
+def span(within: model.Interval) -> Span:
+    """The span that an interval was made of."""
+    return Span(since=_parsed(within.since), before=_parsed(within.before))
+
+
 def narrowed(step: model.CopyTable, within: model.Interval | None, spread: Sequence[datetime]) -> model.CopyTable:
     """The step for the rows of an interval alone, with about their number and size."""
     if within is None:

@@ -7,7 +7,7 @@ reads just them (PostgreSQL 14 and later: before that it reads the whole table f
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -26,12 +26,14 @@ class Manner:
     """`batch` is about how many bytes of the source one step copies, TOAST counted.
 
     `defer` says when indexes are built after the load: `auto` means for an empty table and a load
-    of more than 32 MB. `span` is the part of the request log that is asked for.
+    of more than 32 MB. `span` is the part of the request log that is asked for. With `newest` the end
+    of a table goes before its beginning: rows are written in the order of their time.
     """
 
     batch: int = 64 * 1024 * 1024
     defer: Literal["auto", "always", "never"] = "auto"
     span: history.Span | None = None
+    newest: bool = False
 
 
 def cut(
@@ -80,14 +82,23 @@ def _ranges(step: model.CopyTable, piece: model.Piece, version: int, batch: int)
 
 
 def deferrals(
-    tables: Iterable[str], source: model.Catalog, target: model.Catalog, manner: Manner
+    tables: Iterable[str],
+    source: model.Catalog,
+    target: model.Catalog,
+    manner: Manner,
+    existing: Mapping[str, model.Existing],
 ) -> tuple[tuple[model.DropIndexes, ...], tuple[model.Finding, ...]]:
-    """Which indexes go before the load, and a warning for each table whose indexes have to stay."""
+    """Which indexes go before the load, and a warning for each table whose indexes have to stay.
+
+    Where rows are merged somebody may be using them, and the key itself is asked for every row.
+    """
     steps: list[model.DropIndexes] = []
     findings: list[model.Finding] = []
     for name in tables:
         origin, place = source.table(name), target.table(name)
-        if origin is None or place is None or not _worth(origin, place, manner):
+        if origin is None or place is None or existing[name] in ("skip", "update"):
+            continue
+        if not _worth(origin, place, manner, replaced=existing[name] == "replace"):
             continue
         names = tuple(index.name for index in place.indexes if index.droppable)
         if names and "OWNER" not in place.privileges:
@@ -99,11 +110,11 @@ def deferrals(
     return tuple(steps), tuple(findings)
 
 
-def _worth(origin: model.Table, place: model.Table, manner: Manner) -> bool:
+def _worth(origin: model.Table, place: model.Table, manner: Manner, *, replaced: bool) -> bool:
     # An index of a partitioned table is one of each leaf; those are kept up to date.
     if manner.defer == "never" or place.partitioned:
         return False
-    return manner.defer == "always" or (place.occupied is False and origin.bytes > _WORTH_DEFERRING)
+    return manner.defer == "always" or ((replaced or place.occupied is False) and origin.bytes > _WORTH_DEFERRING)
 
 
 def _kept(place: model.Table, target: model.Catalog) -> model.Finding:

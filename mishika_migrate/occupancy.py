@@ -1,15 +1,15 @@
 """Rows that are on the target already, and whose they are. Pure.
 
-Imports matrix, findings and the words. What can be mended by finishing or undoing a run is never
+Imports matrix, privileges, findings and the words. What can be mended by finishing or undoing a run is never
 mended by a TRUNCATE, and no row is to be thrown away when the two servers may be swapped or one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
-from mishika_migrate import matrix, model, words
-from mishika_migrate.findings import qualified, refuse, warn
+from mishika_migrate import matrix, model, privileges, words
+from mishika_migrate.findings import note, qualified, refuse, warn
 
 _CONTINUE = "`mishika-migrate copy --resume` continues it, `mishika-migrate reset` undoes it"
 
@@ -29,8 +29,12 @@ def inspect(
     target: model.Catalog,
     selection: model.Selection,
     survey: model.Survey,
+    within: Set[str],
 ) -> Iterable[model.Finding]:
-    """What the rows on the target mean; nothing at all where it is the source's own database."""
+    """What the rows on the target mean; nothing at all where it is the source's own database.
+
+    Of the tables `within` only a part is asked for.
+    """
     if survey.same_database:
         return
     if not selection.only and swapped(rules, source, target):
@@ -48,8 +52,96 @@ def inspect(
     fine = survey.vacant | (survey.unfinished.tables if survey.unfinished else frozenset())
     for chosen in selection.chosen:
         place = target.table(chosen.table)
-        if place is not None and place.occupied and source.table(chosen.table) and place.name not in fine:
+        if place is None or not place.occupied or not source.table(chosen.table):
+            continue
+        if chosen.existing != "refuse":
+            yield _wished(chosen, place, target, partly=place.name in within)
+        elif place.name not in fine:
             yield _occupied(place, source, target, selection, survey)
+    yield from _emptying(selection, target)
+
+
+def emptied(selection: model.Selection, target: model.Catalog) -> model.Empty | None:
+    """What one TRUNCATE has to name so that the replaced tables can go; None where there is nothing to remove.
+
+    Only replaced tables, and empty ones that reference them: nothing is lost by those.
+    """
+    names = _replaced(selection, target)
+    wished = {chosen.table for chosen in selection.chosen if chosen.existing == "replace"}
+    idle = [name for name in names if name not in wished and _is_empty(name, target)]
+    if not names:
+        return None
+    schema = target.endpoint.schema
+    return model.Empty(
+        tables=tuple(model.TableName(schema=schema, name=name) for name in names if name in wished),
+        idle=tuple(model.TableName(schema=schema, name=name) for name in idle),
+    )
+
+
+def _replaced(selection: model.Selection, target: model.Catalog) -> list[str]:
+    """Tables that are to be replaced and have rows, and all that reference them."""
+    names: list[str] = []
+    for chosen in selection.chosen:
+        place = target.table(chosen.table)
+        if chosen.existing == "replace" and place is not None and place.occupied is not False:
+            names += [name for name in _emptied(place, target) if name not in names]
+    return names
+
+
+def _is_empty(name: str, target: model.Catalog) -> bool:
+    table = target.table(name)
+    return table is not None and table.occupied is False
+
+
+def _wished(chosen: model.Chosen, place: model.Table, target: model.Catalog, *, partly: bool) -> model.Finding:
+    """Rows on the target of which the operator has said what becomes of them."""
+    rows = f"table {place.name} on {target.endpoint.label} has about {words.count(place.rows, 'row')}"
+    if chosen.existing == "replace" and partly:
+        return refuse(
+            "replace-part",
+            place.name,
+            f"{rows}: all of them would go, and only a part of the table is asked for",
+            f"--on-existing {place.name}=skip, or leave out --spendlogs-since, --spendlogs-last and --spendlogs-before",
+        )
+    if chosen.existing == "replace":
+        return warn(
+            "rows-replaced",
+            place.name,
+            f"{rows}: all of them go",
+            f"--on-existing {place.name}=update or {place.name}=skip keeps those that the source does not have",
+        )
+    if chosen.existing == "update":
+        return warn(
+            "rows-updated",
+            place.name,
+            f"{rows}: those that differ from the source's row of the same primary key are overwritten, others stay",
+            f"--on-existing {place.name}=skip leaves them as they are",
+        )
+    return note("rows-kept", place.name, f"{rows}: they stay as they are, and rows with other primary keys are added")
+
+
+def _emptying(selection: model.Selection, target: model.Catalog) -> Iterable[model.Finding]:
+    """What keeps the replaced tables from being emptied: a TRUNCATE goes no further than what was asked for."""
+    names = _replaced(selection, target)
+    wished = {chosen.table for chosen in selection.chosen if chosen.existing == "replace"}
+    for name in names:
+        table = target.table(name)
+        if table is None:
+            continue
+        if name in wished or _is_empty(name, target):
+            yield from privileges.emptiable(table, target)
+            continue
+        parent = next(key.references for key in table.foreign_keys if key.references in names)
+        many = f"about {words.count(table.rows, 'row')}" if table.occupied else "an unknown number of rows"
+        take = "" if selection.has(name) else f"{'--only' if selection.only else '--include'} {name} "
+        yield refuse(
+            "replace-referenced",
+            name,
+            f"{name} on {target.endpoint.label} references {parent} by a foreign key, has {many} and is not replaced"
+            f" itself, so {parent} cannot be emptied",
+            f"replace it too: {take}--on-existing {name}=replace; or keep the rows of {parent}:"
+            f" --on-existing {parent}=update",
+        )
 
 
 def _unfinished(run: model.Unfinished, target: model.Catalog) -> model.Finding:
@@ -77,7 +169,8 @@ def _occupied(
     else:
         fix = (
             f"TRUNCATE {', '.join(qualified(name, target) for name in names)};"
-            f" -- empties {'it' if len(names) == 1 else 'them'}; or leave it as it is: {out}"
+            f" -- empties {'it' if len(names) == 1 else 'them'}; or let its rows go, stay or follow: --on-existing"
+            f" {place.name}=replace, =skip or =update; or leave it as it is: {out}"
         )
         if survey.finished and rest:
             fix += f"; or leave all as they are: {' '.join(f'--only {name}' for name in rest)}"

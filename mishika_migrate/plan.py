@@ -1,6 +1,6 @@
 """Decides what is done and in which order: `build` makes the plan that is printed or executed. Pure.
 
-Imports preflight, views, findings, selection, matrix and the words.
+Imports preflight, occupancy, order, loading, views, findings, selection, matrix and the words.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
-from mishika_migrate import errors, history, loading, matrix, model, preflight, views
+from mishika_migrate import errors, history, loading, matrix, model, occupancy, order, preflight, views
 from mishika_migrate import selection as selections
-from mishika_migrate.findings import qualified, quoted, refuse
+from mishika_migrate.findings import refuse
 
 
 def build(
@@ -31,14 +31,16 @@ def build(
     create = _schema_step(rules, source, selection) if wanted.create_schema else None
     if create is not None:
         target = _as_created(source, target, without=create.without)
-    core, bulk, cycles = _order(selection, source, target)
+    graph = order.graph(selection, source, target)
+    core, bulk, cycles = order.levels(selection, graph, target)
+    existing = order.existing(selection, graph)
     manner = manner or loading.Manner()
-    deferred, kept = loading.deferrals([table for level in bulk for table in level], source, target, manner)
+    deferred, kept = loading.deferrals([table for level in bulk for table in level], source, target, manner, existing)
     stages = [
         model.Stage(name="schema", title="schema", atomic=True, steps=(create,) if create else ()),
-        _core_stage(core, source, target),
+        _core_stage(core, source, target, existing, emptied=occupancy.emptied(selection, target)),
         model.Stage(name="prepare", title="taking indexes away", atomic=False, steps=deferred),
-        *(_bulk_stage(rules, level, source, target, survey, manner) for level in bulk),
+        *(_bulk_stage(rules, level, source, target, survey, manner, existing) for level in bulk),
         *loading.rebuilding(deferred),
         _view_stage(source, target),
         _statistics_stage(target, selection),
@@ -52,6 +54,8 @@ def build(
             survey,
             real_target=real_target,
             create=create,
+            existing=existing,
+            within={step.target.name for stage in stages for step in stage.steps if _partly(step)},
         ),
         *selection.findings,
         *cycles,
@@ -66,6 +70,10 @@ def build(
         stages=tuple(stage for stage in stages if stage.steps),
         findings=tuple(sorted(findings, key=lambda finding: _SEVERITY[finding.severity])),
     )
+
+
+def _partly(step: model.Step) -> TypeGuard[model.CopyTable]:
+    return isinstance(step, model.CopyTable) and step.within is not None
 
 
 _SEVERITY: Mapping[model.Severity, int] = {"refuse": 0, "warn": 1, "note": 2}
@@ -104,116 +112,6 @@ def _as_created(source: model.Catalog, target: model.Catalog, *, without: Iterab
     )
 
 
-# -- order ----------------------------------------------------------------------------------------
-
-Graph = Mapping[str, Mapping[str, bool]]
-"""Of each table the tables it references, and whether those constraints can wait for COMMIT."""
-
-
-def _order(
-    selection: model.Selection, source: model.Catalog, target: model.Catalog
-) -> tuple[list[str], list[list[str]], list[model.Finding]]:
-    """Core tables parents first, bulk tables in levels, and circles that nothing can order."""
-    graph = {chosen.table: _parents(chosen.table, selection, source, target) for chosen in selection.chosen}
-    circles = _circles(graph)
-    order = _parents_first(graph, circles)
-    core = {chosen.table for chosen in selection.chosen if chosen.stage == "core"}
-    # A deferred constraint is checked at COMMIT: the tables of a circle need one transaction.
-    core.update(table for circle in circles for table in circle)
-    while more := {parent for table in core for parent in graph[table]} - core:
-        core |= more  # a parent's rows must be there when the core commits
-    levels: dict[str, int] = {}
-    for table in (table for table in order if table not in core):
-        levels[table] = max((levels[p] + 1 for p in graph[table] if p in levels), default=0)
-    sizes = {chosen.table: chosen.bytes for chosen in selection.chosen}
-    bulk = [
-        sorted((table for table in levels if levels[table] == n), key=lambda table: -sizes[table])
-        for n in range(max(levels.values(), default=-1) + 1)
-    ]
-    firm = {table: {p: waits for p, waits in parents.items() if not waits} for table, parents in graph.items()}
-    findings = [_circle(circle, order, target) for circle in _circles(firm)]
-    return [table for table in order if table in core], bulk, findings
-
-
-def _parents(table: str, selection: model.Selection, source: model.Catalog, target: model.Catalog) -> dict[str, bool]:
-    """Chosen tables that this one references, and whether the constraint can wait for COMMIT.
-
-    The target enforces the keys. Those of the source alone only make the order the same everywhere.
-    """
-    parents: dict[str, bool] = {}
-    for key in _foreign_keys(table, selection, target):
-        parents[key.references] = parents.get(key.references, True) and key.deferrable
-    for key in _foreign_keys(table, selection, source):
-        parents.setdefault(key.references, True)
-    return parents
-
-
-def _foreign_keys(table: str, selection: model.Selection, catalog: model.Catalog) -> list[model.ForeignKey]:
-    """Without self-references, which one COPY checks at its end, when all rows are there."""
-    found = catalog.table(table)
-    keys = found.foreign_keys if found else ()
-    return [key for key in keys if key.references != table and selection.has(key.references)]
-
-
-def _circles(graph: Graph) -> list[tuple[str, ...]]:
-    """The groups of two or more tables that reference each other, directly or by way of others."""
-    above = {table: _above(table, graph) for table in graph}
-    groups = (tuple(other for other in graph if other in above[t] and t in above[other]) for t in graph)
-    return list(dict.fromkeys(group for group in groups if group))
-
-
-def _above(table: str, graph: Graph) -> set[str]:
-    found: set[str] = set()
-    waiting = list(graph[table])
-    while waiting:
-        parent = waiting.pop()
-        if parent not in found:
-            found.add(parent)
-            waiting.extend(graph[parent])
-    return found
-
-
-def _parents_first(graph: Graph, circles: Iterable[Sequence[str]]) -> list[str]:
-    """Every table after its parents, as near to the given order as that allows.
-
-    In a circle the constraints that can wait do not count.
-    """
-    together = {table: circle for circle in circles for table in circle}
-    before = {
-        table: {p for p, waits in parents.items() if not (waits and p in together.get(table, ()))}
-        for table, parents in graph.items()
-    }
-    order: list[str] = []
-    waiting = dict.fromkeys(graph)
-    while waiting:
-        free = (table for table in waiting if before[table].isdisjoint(waiting))
-        table = next(free, next(iter(waiting)))  # none is free in a circle that will be refused
-        del waiting[table]
-        order.append(table)
-    return order
-
-
-def _circle(circle: Sequence[str], order: Sequence[str], target: model.Catalog) -> model.Finding:
-    place = {table: order.index(table) for table in circle}
-    late = [
-        (table, key.name)
-        for table in circle
-        if (found := target.table(table)) is not None
-        for key in found.foreign_keys
-        if not key.deferrable and place.get(key.references, -1) > place[table]
-    ]
-    return refuse(
-        "foreign-key-cycle",
-        ", ".join(circle),
-        f"the tables {', '.join(circle)} of the target {target.endpoint.label} reference each other in a circle,"
-        " so none of them can be loaded first",
-        " ".join(
-            f"ALTER TABLE {qualified(table, target)} ALTER CONSTRAINT {quoted(name)} DEFERRABLE;"
-            for table, name in late
-        ),
-    )
-
-
 # -- stages ---------------------------------------------------------------------------------------
 
 
@@ -240,10 +138,18 @@ def _schema_step(rules: matrix.Matrix, source: model.Catalog, selection: model.S
     )
 
 
-def _core_stage(tables: Sequence[str], source: model.Catalog, target: model.Catalog) -> model.Stage:
-    steps: list[model.Step] = []
+def _core_stage(
+    tables: Sequence[str],
+    source: model.Catalog,
+    target: model.Catalog,
+    existing: Mapping[str, model.Existing],
+    *,
+    emptied: model.Empty | None,
+) -> model.Stage:
+    """Former rows of replaced tables, also of history, go in the transaction in which the new ones of the core come."""
+    steps: list[model.Step] = [emptied] if emptied else []
     for origin, place in _both(tables, source, target):
-        steps.extend(_copy_steps(origin, place, source, target))
+        steps.extend(_copy_steps(origin, place, source, target, existing))
         steps.extend(_sequences(origin.name, source, target))
     return model.Stage(name="core", title="keys and configuration", atomic=True, steps=tuple(steps))
 
@@ -255,6 +161,7 @@ def _bulk_stage(
     target: model.Catalog,
     survey: model.Survey,
     manner: loading.Manner,
+    existing: Mapping[str, model.Existing],
 ) -> model.Stage:
     """Independent steps in the order of `tables`, the largest first; a sequence does not wait for its table."""
     pairs = list(_both(tables, source, target))
@@ -262,9 +169,10 @@ def _bulk_stage(
     for origin, place in pairs:
         spread = survey.spread.get(origin.name, ())
         within = history.interval(rules.entry(origin.name), origin, manner.span)
-        for step in _copy_steps(origin, place, source, target):
+        for step in _copy_steps(origin, place, source, target, existing):
             part = history.narrowed(step, within, spread)
-            copies += loading.cut(part, origin, place, version=source.version, batch=manner.batch, spread=spread)
+            parts = loading.cut(part, origin, place, version=source.version, batch=manner.batch, spread=spread)
+            copies += reversed(parts) if manner.newest else parts
     sequences = (step for origin, _ in pairs for step in _sequences(origin.name, source, target))
     return model.Stage(name="bulk", title="history", atomic=False, steps=(*copies, *sequences))
 
@@ -279,9 +187,15 @@ def _both(
 
 
 def _copy_steps(
-    origin: model.Table, place: model.Table, source: model.Catalog, target: model.Catalog
+    origin: model.Table,
+    place: model.Table,
+    source: model.Catalog,
+    target: model.Catalog,
+    existing: Mapping[str, model.Existing],
 ) -> Iterable[model.CopyTable]:
-    step = _copy_step(origin, place, source, target)
+    step = dataclasses.replace(_copy_step(origin, place, source, target), existing=existing[origin.name])
+    if step.merges:
+        step = dataclasses.replace(step, key=place.primary_key)
     if step.columns:  # without columns there is nothing to name in a COPY
         yield step
 
@@ -358,7 +272,9 @@ def outdated(todo: model.Plan, source: model.Catalog, target: model.Catalog) -> 
             continue
         now = _copy_step(origin, place, source, target)
         misfits = {*now.columns} ^ {*step.columns} | _without_partner(origin, place)
-        if misfits or (step.binary and not now.binary):
+        if step.merges and place.primary_key != step.key:
+            findings.append(_changed(step, "its primary key on the target is another one now"))
+        elif misfits or (step.binary and not now.binary):
             other = ", ".join(sorted(misfits)) or "types"
             findings.append(_changed(step, f"its columns on the two servers are other ones now ({other})"))
     return tuple(findings)
@@ -389,6 +305,7 @@ _STEPS: Mapping[str, type] = {
     kind.__name__: kind
     for kind in (
         model.CreateSchema,
+        model.Empty,
         model.CopyTable,
         model.DropIndexes,
         model.BuildIndex,
@@ -447,4 +364,4 @@ def _field(value: Any) -> Any:
     if isinstance(value, dict):
         kind = model.PageRange if "low" in value else model.Interval if "since" in value else model.TableName
         return kind(**value)
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_field, value)) if isinstance(value, list) else value

@@ -1,6 +1,6 @@
 """What could go wrong, found before anything is written, all of it at once. Pure.
 
-Imports creation, drift, obstacles, occupancy, privileges, views, findings, matrix and the words. Every
+Imports collisions, creation, drift, obstacles, occupancy, privileges, views, findings, matrix and the words. Every
 function looks at one subject and returns its findings; a finding's code is stable, its fix is SQL or a
 command. docs/guide.md explains the severities: `refuse` stops the run, `warn` and `note` do not.
 """
@@ -8,9 +8,9 @@ command. docs/guide.md explains the severities: `refuse` stops the run, `warn` a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
-from mishika_migrate import creation, drift, matrix, model, obstacles, occupancy, privileges, views, words
+from mishika_migrate import collisions, creation, drift, matrix, model, obstacles, occupancy, privileges, views, words
 from mishika_migrate.findings import few, major, note, qualified, quoted, refuse, warn
 
 
@@ -23,8 +23,13 @@ def inspect(
     *,
     real_target: model.Catalog,
     create: model.CreateSchema | None = None,
+    existing: Mapping[str, model.Existing],
+    within: Set[str],
 ) -> tuple[model.Finding, ...]:
-    """All findings. `target` is what it will be when the copy starts, `real_target` what it is now."""
+    """All findings. `target` is what it will be when the copy starts, `real_target` what it is now.
+
+    `existing` says how the rows of each table meet those of the target; of those `within` only a part is copied.
+    """
     findings = [*_servers(source, real_target, survey), *_schemas(source, real_target, create)]
     if create is not None:
         findings += creation.inspect(source, real_target, selection, survey, create)
@@ -33,8 +38,9 @@ def inspect(
     findings += [
         *_selection(rules, source, real_target, selection),
         *_missing(rules, source, real_target, target, selection),
-        *occupancy.inspect(rules, source, target, selection, survey),
-        *_tables(source, target, selection),
+        *occupancy.inspect(rules, source, target, selection, survey, within),
+        *_tables(source, target, selection, existing),
+        *collisions.inspect(source, target, existing, survey),
         *_rows(source, survey),
         *drift.sequences(source, target, selection),
         *views.inspect(rules, source, target),
@@ -285,14 +291,16 @@ def _not_a_table(name: str, kind: str, target: model.Catalog) -> model.Finding:
     )
 
 
-def _tables(source: model.Catalog, target: model.Catalog, selection: model.Selection) -> Iterable[model.Finding]:
+def _tables(
+    source: model.Catalog, target: model.Catalog, selection: model.Selection, existing: Mapping[str, model.Existing]
+) -> Iterable[model.Finding]:
     places: list[model.Table] = []
     for chosen in selection.chosen:
         origin, place = source.table(chosen.table), target.table(chosen.table)
         if origin is not None:
             yield from privileges.readable(origin, source)
         if origin is not None and place is not None:
-            yield from privileges.writable(place, target)
+            yield from privileges.writable(place, target, existing[place.name])
             yield from drift.columns(origin, place, source, target)
             yield from obstacles.inspect(origin, place, source, target)
             places.append(place)

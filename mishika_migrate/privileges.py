@@ -71,8 +71,10 @@ def readable(table: model.Table, source: model.Catalog) -> Iterable[model.Findin
         yield _row_security(table, source, "hides rows from")
 
 
-def writable(table: model.Table, target: model.Catalog) -> Iterable[model.Finding]:
-    lacking = [privilege for privilege in ("SELECT", "INSERT") if privilege not in table.privileges]
+def writable(table: model.Table, target: model.Catalog, existing: model.Existing = "refuse") -> Iterable[model.Finding]:
+    """`existing` says how its rows meet those that are there."""
+    needed = ("SELECT", "INSERT", "UPDATE") if existing == "update" else ("SELECT", "INSERT")
+    lacking = [privilege for privilege in needed if privilege not in table.privileges]
     if lacking:
         yield refuse(
             "privilege",
@@ -80,7 +82,7 @@ def writable(table: model.Table, target: model.Catalog) -> Iterable[model.Findin
             f"{target.user} lacks {' and '.join(lacking)} on {table.name} of the target",
             grant(f"{', '.join(lacking)} ON {qualified(table.name, target)}", target),
         )
-    if "DELETE" not in table.privileges:
+    if "DELETE" not in table.privileges and existing in ("refuse", "replace"):
         yield note(
             "privilege-to-resume",
             table.name,
@@ -90,6 +92,27 @@ def writable(table: model.Table, target: model.Catalog) -> Iterable[model.Findin
         )
     if table.hidden:
         yield _row_security(table, target, "applies to")
+
+
+def emptiable(table: model.Table, target: model.Catalog) -> Iterable[model.Finding]:
+    if "TRUNCATE" not in table.privileges:
+        yield refuse(
+            "privilege",
+            table.name,
+            f"{target.user} lacks TRUNCATE on {table.name} of the target, which replacing rows needs",
+            grant(f"TRUNCATE ON {qualified(table.name, target)}", target),
+        )
+
+
+def temporary(target: model.Catalog) -> Iterable[model.Finding]:
+    """Rows that are merged wait in a temporary table."""
+    if not target.may_use_temporary:
+        yield refuse(
+            "privilege",
+            target.endpoint.label,
+            f"{target.user} may not create temporary tables on the target, which merging rows needs",
+            grant(f"TEMPORARY ON DATABASE {quoted(target.database)}", target),
+        )
 
 
 def _row_security(table: model.Table, catalog: model.Catalog, does: str) -> model.Finding:

@@ -6,6 +6,7 @@ asked of the source's rows before `plan.build` can judge the selection.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ class Wanted:
     """What the operator asks for beyond the matrix; names are tables or groups of the matrix.
 
     `only` are all that go, with what they reference by a foreign key and the target has no rows of.
+    `existing` says of these names what becomes of rows that the target has; "" means all other tables.
     """
 
     groups: frozenset[str] = frozenset()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    existing: tuple[tuple[str, model.Existing], ...] = ()
     everything: bool = False
     create_schema: bool = False
 
@@ -55,8 +58,10 @@ def select(
     for group in sorted(wanted.groups):
         if rules.group(group) is None:
             raise errors.ConfigurationError(f"the matrix {rules.name} has no group {group}")
+    existing = _existing(wanted.existing, rules, source)
     if wanted.only:
-        return _only(_resolve(wanted.only, rules, source), exclude, rules, source, target)
+        found = _only(_resolve(wanted.only, rules, source), exclude, rules, source, target)
+        return _with_existing(found, existing, rules)
     reasons: dict[str, str] = {}
     left: dict[str, model.Left] = {}
     for table in _known_first(rules, source):
@@ -68,9 +73,42 @@ def select(
     if wanted.create_schema and rules.migrations and source.table(rules.migrations):
         reasons[rules.migrations] = "the history of the schema that is created here"
     findings = [*_close(reasons, left, rules, source, exclude), *_no_tables(rules, source, wanted, include, exclude)]
-    return model.Selection(
-        chosen=_all_chosen(reasons, rules, source), left=tuple(left.values()), findings=tuple(findings)
+    return _with_existing(
+        model.Selection(
+            chosen=_all_chosen(reasons, rules, source), left=tuple(left.values()), findings=tuple(findings)
+        ),
+        existing,
+        rules,
     )
+
+
+def _existing(
+    wanted: Iterable[tuple[str, model.Existing]], rules: matrix.Matrix, source: model.Catalog
+) -> dict[str, model.Existing]:
+    """By table; what is said of it by name counts more than what is said of its group."""
+    found: dict[str, model.Existing] = {}
+    named: dict[str, model.Existing] = {}
+    for name, existing in wanted:
+        if not name:
+            found[""] = existing
+        elif rules.group(name) is not None:
+            found.update(dict.fromkeys(_resolve([name], rules, source), existing))
+        else:
+            named.update(dict.fromkeys(_resolve([name], rules, source), existing))
+    return found | named
+
+
+def _with_existing(
+    selection: model.Selection, existing: Mapping[str, model.Existing], rules: matrix.Matrix
+) -> model.Selection:
+    """The history of migrations is never merged, and copied only into a schema that is new."""
+    chosen = tuple(
+        each
+        if each.table == rules.migrations
+        else dataclasses.replace(each, existing=existing.get(each.table, existing.get("", "refuse")))
+        for each in selection.chosen
+    )
+    return dataclasses.replace(selection, chosen=chosen)
 
 
 def _all_chosen(reasons: Mapping[str, str], rules: matrix.Matrix, source: model.Catalog) -> tuple[model.Chosen, ...]:

@@ -1,43 +1,39 @@
 """What the operator wants, from flags and environment, then `mishika-migrate.yaml`, then defaults.
 
-Imports `errors`, `model`, `addresses`, `proxy` and `matrix.document`, which reads YAML.
+Imports `statements`, `errors`, `model`, `addresses`, `proxy` and `matrix.document`, which reads YAML.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from mishika_migrate import addresses, errors, model
+from mishika_migrate import addresses, errors, model, statements
 from mishika_migrate import proxy as proxies
 from mishika_migrate.matrix import document
 
 FILE = "mishika-migrate.yaml"
-PREFIX = "MISHIKA_MIGRATE_"
+PREFIX = statements.PREFIX
 GROUPS = ("spendlogs", "errorlogs", "usage", "auditlogs")
 NAMES = (
     "source", "target", "matrix", "proxy_config", *(f"include_{group}" for group in GROUPS), "include",
-    "exclude", "only", "everything", "create_schema", "jobs", "dry_run", "resume", "yes", "json", "quiet", "verbose",
+    "exclude", "only", "on_existing", "order", "everything", "create_schema", "jobs", "dry_run", "resume", "yes",
+    "json", "quiet", "verbose",
     "retries", "retry_seconds", "lock_timeout", "batch_size", "defer_indexes", "toast_compression",
     "spendlogs_since", "spendlogs_last", "spendlogs_before",
     "executor", "max_rate", "pause_if_lag", "verify", "level", "hash", "sample", "max_differences", "snapshot",
     "fenced", "recheck", "recheck_wait", "view_timeout", "allow_unchecked", "report", "sample_keys", "salt_key_env",
-    "master_key_env", "proxy",
+    "master_key_env", "proxy", "delete_extra", "every",
+    "overwrite_live_target", "watch", "interval", "until_quiet",
 )  # fmt: skip
 """The options, as `load` takes them; flags and the file write them with dashes."""
 
-_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-_DAY = 86_400.0
-_SIZES = {"": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 Defer = Literal["auto", "always", "never"]
 Compression = Literal["auto", "lz4", "pglz", "server"]
+Order = Literal["size", "newest"]
 Hash = Literal["fast", "exact"]
 
 
@@ -46,7 +42,8 @@ class Settings:
     """Everything a command may ask. `retries` counts attempts of one step, times are in seconds.
 
     `lock_timeout` 0 waits without a limit; `retry_seconds` bounds all attempts of a step together.
-    `groups` are those of `GROUPS` that are wanted. `batch_size` is in bytes. `executor` is `threads`,
+    `groups` are those of `GROUPS` that are wanted. `on_existing` names tables and groups, "" means all others.
+    `batch_size` is in bytes. `executor` is `threads`,
     `processes` or `dask=ADDRESS`; `max_rate` is in bytes a second, None without a limit.
     `pause_if_lag` is None where no standby is waited for. `sample` is a share of rows. `sample_keys` is
     a file's path or `-`; `salt_key_env` and `master_key_env` name variables. `warnings` are for the
@@ -61,6 +58,8 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    on_existing: tuple[tuple[str, model.Existing], ...] = ()
+    order: Order = "size"
     everything: bool = False
     create_schema: bool = False
     jobs: int = 4
@@ -97,6 +96,12 @@ class Settings:
     salt_key_env: str | None = None
     master_key_env: str | None = None
     proxy_url: str | None = None
+    delete_extra: bool = False
+    every: float | None = None
+    overwrite_live_target: bool = False
+    watch: bool = False
+    interval: float = 2.0
+    until_quiet: float | None = None
     warnings: tuple[str, ...] = ()
 
     def need_source(self) -> model.Endpoint:
@@ -120,7 +125,7 @@ def load(
     The file is `config`, which must exist, or `mishika-migrate.yaml` in `directory` if there is one.
     Its relative paths count from its own folder. Whatever is wrong is a `ConfigurationError`.
     """
-    said = _Said(given, environ, _file(config, directory))
+    said = statements.Statements(given, environ, _file(config, directory), names=NAMES)
     now = datetime.now(UTC)
     proxy_path = said.path("proxy_config")
     needed = not said.has("source")
@@ -134,6 +139,8 @@ def load(
         include=said.texts("include"),
         exclude=said.texts("exclude"),
         only=said.texts("only"),
+        on_existing=said.existing("on_existing"),
+        order=said.choice("order", get_args(Order)),
         everything=said.flag("everything"),
         create_schema=said.flag("create_schema"),
         jobs=said.whole("jobs", default=4, most=64),
@@ -169,24 +176,17 @@ def load(
         sample_keys=said.word("sample_keys", "the path of a file, or -"),
         salt_key_env=said.word("salt_key_env", "the name of a variable"),
         master_key_env=said.word("master_key_env", "the name of a variable"),
+        delete_extra=said.flag("delete_extra"),
+        every=said.seconds("every", default=0.0) if said.has("every") else None,
+        overwrite_live_target=said.flag("overwrite_live_target"),
+        watch=said.flag("watch"),
+        interval=said.seconds("interval", default=2.0),
+        until_quiet=said.seconds("until_quiet", default=0.0) if said.has("until_quiet") else None,
         proxy_url=said.word("proxy", "the URL of a proxy"),
         warnings=said.warnings(),
     )
     _refuse_conflicts(settings, said)
     return settings
-
-
-RATE = "bytes a second from 1kB/s to 1000GB/s, such as 50MB/s"
-
-
-def rate(value: object) -> int | None:
-    """Bytes a second of `50MB/s`, `50 MB` or 50000000; None for what is no rate."""
-    if isinstance(value, str):
-        found = re.fullmatch(r"([0-9]{1,13}(?:\.[0-9]{1,6})?) ?(k|kb|m|mb|g|gb|b)?(?:/s)?", value.lower(), re.ASCII)
-        value = int(float(found[1]) * _SIZES[(found[2] or "").removesuffix("b")]) if found else None
-    if not isinstance(value, int) or isinstance(value, bool) or not 10**3 <= value <= 10**12:
-        return None
-    return value
 
 
 def _file(config: Path | None, directory: Path) -> document.Document | None:
@@ -229,7 +229,7 @@ def _proxy_source(proxy: proxies.Config | None, environ: Mapping[str, str]) -> m
     return addresses.endpoint(proxy.database_url, role="source", origin=proxy.database_origin, environ=environ)
 
 
-def _refuse_conflicts(settings: Settings, said: _Said) -> None:
+def _refuse_conflicts(settings: Settings, said: statements.Statements) -> None:
     both = [name for name in settings.include if name in settings.exclude]
     if both:
         raise errors.ConfigurationError(
@@ -248,196 +248,3 @@ def _refuse_conflicts(settings: Settings, said: _Said) -> None:
             f"{said.origin('include')}: include and everything exclude each other",
             hint="Leave include out: everything takes those tables too.",
         )
-
-
-class _Said:
-    """What was said about each option, by whom, and what type it must have."""
-
-    def __init__(self, given: Mapping[str, object], environ: Mapping[str, str], file: document.Document | None) -> None:
-        self.environ = environ
-        self.given = {name: value for name, value in given.items() if value not in (None, (), [])}
-        self.file = file
-        content = file.value if file and isinstance(file.value, dict) else {}
-        self.keys = {key.replace("-", "_"): key for key in content}
-        self.content = {name: content[key] for name, key in self.keys.items()}
-        for name in self.given:
-            if name not in NAMES:
-                raise errors.ConfigurationError(
-                    f"{_flag(name)}: no such option",
-                    hint=document.nearest(_flag(name), [_flag(known) for known in NAMES], what="options"),
-                )
-
-    def has(self, name: str) -> bool:
-        return name in self.given or name in self.content
-
-    def origin(self, name: str) -> str:
-        """The variable, the flag, or file and line."""
-        variable = PREFIX + name.upper()
-        if name in self.given:
-            return variable if self.environ.get(variable) == str(self.given[name]) else _flag(name)
-        return self.file.where(self.keys[name]) if self.file and name in self.keys else _flag(name)
-
-    def wrong(self, name: str, expected: str) -> errors.ConfigurationError:
-        option = name.replace("_", "-")
-        return errors.ConfigurationError(
-            f"{self.origin(name)}: {option} must be {expected}",
-            hint=f"Give {option} as {expected}.",
-        )
-
-    def value(self, name: str, default: object) -> object:
-        return self.given.get(name, self.content.get(name, default))
-
-    def flag(self, name: str, *, default: bool = False) -> bool:
-        value = self.value(name, default)
-        if not isinstance(value, bool):
-            raise self.wrong(name, "true or false")
-        return value
-
-    def whole(self, name: str, *, default: int, most: int, least: int = 1) -> int:
-        value = self.value(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise self.wrong(name, f"a whole number from {least} to {most}")
-        return value
-
-    def share(self, name: str) -> float:
-        """A share of all rows, written with a percent sign."""
-        value = self.value(name, "100%")
-        found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%", str(value), re.ASCII)
-        if not found or not 0 < float(found[1]) <= 100:
-            raise self.wrong(name, "a share of the rows such as 1% or 0.1%")
-        return float(found[1]) / 100
-
-    def word(self, name: str, expected: str) -> str | None:
-        value = self.value(name, None)
-        if value is not None and (not isinstance(value, str) or not value.strip() or not value.isprintable()):
-            raise self.wrong(name, expected)
-        return value if isinstance(value, str) else None
-
-    def seconds(self, name: str, *, default: float) -> float:
-        """Seconds as a number, or as text with a unit as Postgres writes it."""
-        value = self.value(name, default)
-        if isinstance(value, str):
-            found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|min|h)?", value, re.ASCII)
-            value = float(found[1]) * _UNITS[found[2] or ""] if found else math.nan
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _DAY:
-            raise self.wrong(name, "0 to 86400 seconds, such as 10, 500ms or 2min")
-        return float(value)
-
-    def size(self, name: str, *, default: int) -> int:
-        """Bytes as a number, or as text with a unit."""
-        value = self.value(name, default)
-        if isinstance(value, str):
-            found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([kmg]?b?)", value.lower(), re.ASCII)
-            value = int(float(found[1]) * _SIZES[found[2].removeprefix("b")]) if found else -1
-        if not isinstance(value, int) or isinstance(value, bool) or not 10**6 <= value <= 10**12:
-            raise self.wrong(name, "a size from 1MB to 1000GB, such as 64MB")
-        return value
-
-    def rate(self, name: str) -> int | None:
-        """Bytes a second as a number, or as text with a unit."""
-        if not self.has(name):
-            return None
-        found = rate(self.value(name, None))
-        if found is None:
-            raise self.wrong(name, RATE)
-        return found
-
-    def executor(self, name: str) -> str:
-        value = self.value(name, "threads")
-        if not isinstance(value, str) or not re.fullmatch(r"threads|processes|dask=\S+", value):
-            raise self.wrong(name, "threads, processes or dask=ADDRESS, such as dask=tcp://host:8786")
-        return value
-
-    def implies(self, group: str) -> bool:
-        """A part of a group cannot be wanted without the group."""
-        return any(self.has(f"{group}_{part}") for part in ("since", "last", "before"))
-
-    def moment(self, name: str) -> datetime | None:
-        """A date or a time as the proxy writes them: UTC without a zone. One with a zone is converted."""
-        value = self.value(name, None)
-        try:
-            found = datetime.fromisoformat(str(value)) if value is not None else None
-        except ValueError:
-            raise self.wrong(name, "a date or time such as 2026-08-01 or 2026-08-01T12:00") from None
-        return found.astimezone(UTC).replace(tzinfo=None) if found is not None and found.tzinfo else found
-
-    def since(self, now: datetime) -> datetime | None:
-        """The begin of the request log's part: a moment, or so long before now."""
-        if not self.has("spendlogs_last"):
-            return self.moment("spendlogs_since")
-        if self.has("spendlogs_since"):
-            raise errors.ConfigurationError(
-                f"{self.origin('spendlogs_last')}: spendlogs-last and spendlogs-since exclude each other",
-                hint="Give one of the two.",
-            )
-        found = re.fullmatch(r"([0-9]{1,5}) ?(h|d|w)", str(self.value("spendlogs_last", "")), re.ASCII)
-        if not found:
-            raise self.wrong("spendlogs_last", "a time such as 90d, 12h or 4w")
-        hours = int(found[1]) * {"h": 1, "d": 24, "w": 168}[found[2]]
-        return (now - timedelta(hours=hours)).replace(tzinfo=None, microsecond=0)
-
-    def choice(self, name: str, choices: tuple[str, ...]) -> Any:
-        """One of `choices`, the first by default."""
-        value = self.value(name, choices[0])
-        if value not in choices:
-            raise self.wrong(name, f"one of {', '.join(choices)}")
-        return value
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        value = self.value(name, ())
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
-            raise self.wrong(name, "a list of names")
-        return tuple(dict.fromkeys(value))
-
-    def path(self, name: str) -> Path | None:
-        if not self.has(name):
-            return None
-        value = self.value(name, None)
-        if not isinstance(value, str | Path) or not str(value):
-            raise self.wrong(name, "the path of a file")
-        from_file = self.file if name not in self.given else None
-        return Path(from_file.path).parent / value if from_file else Path(value)
-
-    def paths(self, name: str) -> tuple[Path, ...]:
-        value = self.value(name, ())
-        many = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(each, str | Path) and str(each) for each in many):
-            raise self.wrong(name, "paths of files")
-        base = Path(self.file.path).parent if self.file and name not in self.given else Path()
-        return tuple(base / str(each) for each in many)
-
-    def endpoint(self, role: model.Role) -> model.Endpoint | None:
-        if not self.has(role):
-            return None
-        value = self.value(role, None)
-        if not isinstance(value, str):
-            raise self.wrong(role, "a connection string")
-        return addresses.endpoint(value, role=role, origin=self.origin(role), environ=self.environ)
-
-    def warnings(self) -> tuple[str, ...]:
-        """Passwords that lie open: in a process list, or in a file that others can read."""
-        found = []
-        for role in ("source", "target"):
-            endpoint = self.endpoint(role)
-            if endpoint is None or not addresses.has_secret(endpoint):
-                continue
-            if self.origin(role) == _flag(role):
-                found.append(
-                    f"--{role} carries a password, which other users can read in the process list: "
-                    f"set {PREFIX}{role.upper()} instead, or keep the password in ~/.pgpass"
-                )
-            elif role not in self.given and self.file and _open_to_others(Path(self.file.path)):
-                found.append(
-                    f"{self.origin(role)}: {role} holds a password, and other users can read the file: "
-                    f"chmod 600 {self.file.path}"
-                )
-        return tuple(found)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _open_to_others(path: Path) -> bool:
-    # Windows has no such bits, and Python shows 0o666 for every file there.
-    return os.name == "posix" and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))

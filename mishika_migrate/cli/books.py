@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mishika_migrate.cli import options
 
 if TYPE_CHECKING:
+    from mishika_migrate.cli.face import Face
     from mishika_migrate.operations.reset import Undo
 
 
@@ -42,21 +43,39 @@ def tables(
 
 
 def status(
+    source: options.Source = None,
     target: options.Target = None,
+    matrix: options.Matrix = None,
     config: options.Config = None,
+    watch: options.Watch = None,
+    interval: options.Interval = None,
+    until_quiet: options.UntilQuiet = None,
     json: options.Json = None,
     verbose: options.Verbose = None,
 ) -> None:
     """Show what the target's ledger says: whether a run is under way, unfinished or done, and its tables.
 
     Works from any machine that reaches the target. Names the command that continues an unfinished run.
+
+    With --watch it shows instead what moves: rows written a second, the counted spend, and who else is
+    connected, of each side that is given. Spend is exact; rows come from the server's statistics, which
+    lag behind, after a burst by ten seconds and more. So --until-quiet should be 15s at least; the proxy
+    itself holds spend back for ten seconds, too.
     """
     given = locals()
+    from mishika_migrate import errors
     from mishika_migrate.cli.face import Face
     from mishika_migrate.operations import books
     from mishika_migrate.report import terminal
 
     face = Face(given)
+    if face.settings.watch:
+        _watch(face)
+        return
+    if "until_quiet" in face.given:
+        raise errors.ConfigurationError(
+            "until-quiet is a part of --watch, which was not given", hint="Add --watch, or leave --until-quiet out."
+        )
     endpoint = face.settings.need_target()
     found = books.status(endpoint)
     if face.lines is not None:
@@ -71,6 +90,41 @@ def status(
     terminal.runs(
         face.out, endpoint.label, found.runs, working=found.working, waiting=found.waiting, tables=found.tables
     )
+
+
+_PROVES_LITTLE = 15.0
+
+
+def _watch(face: Face) -> None:
+    from datetime import UTC, datetime
+
+    from mishika_migrate import errors, model
+    from mishika_migrate.operations import books
+    from mishika_migrate.report import activity, screen
+
+    wanted = face.settings
+    ends = [end for end in (wanted.source, wanted.target) if end is not None]
+    if not ends:
+        raise errors.ConfigurationError(
+            "no server to watch is given", hint="Give --source, --target or both, or set MISHIKA_MIGRATE_SOURCE."
+        )
+    if wanted.until_quiet is not None and wanted.until_quiet < _PROVES_LITTLE:
+        face.warn(f"{wanted.until_quiet:g} s prove little: servers count rows late, and the proxy buffers spend")
+    page = activity.Page(face.out)
+
+    def show(pulses: tuple[model.Pulse, ...]) -> None:
+        if face.lines is None:
+            page.show(pulses)
+            return
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        sides = [dataclasses.asdict(pulse) for pulse in pulses]
+        face.lines.write("activity", {"at": at, "quiet": min(pulse.quiet for pulse in pulses), "sides": sides})
+
+    books.watch(face.rules(), ends, interval=wanted.interval, until=wanted.until_quiet, show=show)
+    if face.lines is None:
+        screen.say(
+            face.out, f"Quiet: nothing has moved for {screen.duration(wanted.until_quiet or 0.0)}.", "bold green"
+        )
 
 
 def reset(

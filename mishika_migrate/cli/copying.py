@@ -35,12 +35,14 @@ def plan(
     include: options.Include = None,
     exclude: options.Exclude = None,
     only: options.Only = None,
+    on_existing: options.OnExisting = None,
     everything: options.Everything = None,
     create_schema: options.CreateSchema = None,
     proxy_config: options.ProxyConfig = None,
     matrix: options.Matrix = None,
     config: options.Config = None,
     batch_size: options.BatchSize = None,
+    order: options.Order = None,
     defer_indexes: options.DeferIndexes = None,
     json: options.Json = None,
     quiet: options.Quiet = None,
@@ -81,6 +83,7 @@ def copy(
     include: options.Include = None,
     exclude: options.Exclude = None,
     only: options.Only = None,
+    on_existing: options.OnExisting = None,
     everything: options.Everything = None,
     create_schema: options.CreateSchema = None,
     proxy_config: options.ProxyConfig = None,
@@ -88,6 +91,7 @@ def copy(
     config: options.Config = None,
     jobs: options.Jobs = None,
     batch_size: options.BatchSize = None,
+    order: options.Order = None,
     defer_indexes: options.DeferIndexes = None,
     toast_compression: options.ToastCompression = None,
     executor: options.Executor = None,
@@ -153,8 +157,8 @@ def _begin(face: Face) -> None:
 # What a resumed run has decided at its start.
 _DECIDED = (
     "include_spendlogs", "include_errorlogs", "include_usage", "include_auditlogs", "include", "exclude", "only",
-    "everything", "create_schema", "matrix", "batch_size", "defer_indexes", "spendlogs_since", "spendlogs_last",
-    "spendlogs_before",
+    "on_existing", "everything", "create_schema", "matrix", "batch_size", "order", "defer_indexes", "spendlogs_since",
+    "spendlogs_last", "spendlogs_before",
 )  # fmt: skip
 
 

@@ -92,15 +92,23 @@ class Face:
             include=self.settings.include,
             exclude=self.settings.exclude,
             only=self.settings.only,
+            existing=self.settings.on_existing,
             everything=self.settings.everything,
             create_schema=self.settings.create_schema,
         )
+
+    def asked(self) -> selection.Wanted | None:
+        """What the options select; None where none of them does."""
+        said = self.settings
+        selects = said.groups or said.include or said.exclude or said.only or said.everything
+        return self.wanted() if selects else None
 
     def manner(self) -> loading.Manner:
         since, before = self.settings.spendlogs_since, self.settings.spendlogs_before
         return loading.Manner(
             batch=self.settings.batch_size,
             defer=self.settings.defer_indexes,
+            newest=self.settings.order == "newest",
             span=history.Span(since=since, before=before) if since or before else None,
         )
 

@@ -16,7 +16,7 @@ import typer
 
 import mishika_migrate
 from mishika_migrate import errors
-from mishika_migrate.cli import books, copying, demo, probing, signals, streams, throttling, verifying
+from mishika_migrate.cli import books, copying, demo, probing, signals, streams, syncing, throttling, verifying
 
 app = typer.Typer(
     name="mishika-migrate",
@@ -50,6 +50,7 @@ def _root(
 app.command()(copying.plan)
 app.command()(copying.copy)
 app.command()(verifying.verify)
+app.command()(syncing.sync)
 app.command()(probing.probe)
 app.command()(books.tables)
 app.command()(books.status)

@@ -110,6 +110,17 @@ Only = Annotated[
         rich_help_panel=_TABLES,
     ),
 ]
+OnExisting = Annotated[
+    list[str] | None,
+    option(
+        "--on-existing",
+        metavar="WHAT",
+        help="What becomes of rows on the target: refuse (the copy does not begin), replace (they go), skip (they"
+        " stay, new ones come) or update (as skip, and they become the source's). NAME=WHAT for one table or group;"
+        " repeat it.",
+        rich_help_panel=_TABLES,
+    ),
+]
 Everything = Annotated[
     bool | None,
     option(
@@ -151,6 +162,15 @@ SpendLogsBefore = Annotated[
 BatchSize = Annotated[
     str | None,
     option("--batch-size", metavar="SIZE", help="How much of history one step copies (64MB).", rich_help_panel=_RUN),
+]
+Order = Annotated[
+    str | None,
+    option(
+        "--order",
+        metavar="ORDER",
+        help="Which part of history goes first: size (the largest tables) or newest (a table's end too).",
+        rich_help_panel=_RUN,
+    ),
 ]
 DeferIndexes = Annotated[
     str | None,
@@ -194,6 +214,47 @@ PauseIfLag = Annotated[
         "--pause-if-lag",
         metavar="TIME",
         help="Wait while a standby of the source is further behind than this.",
+        rich_help_panel=_RUN,
+    ),
+]
+DeleteExtra = Annotated[
+    bool | None,
+    option(
+        "--delete-extra/--no-delete-extra",
+        help="Also remove rows of history that only the target has.",
+        rich_help_panel=_RUN,
+    ),
+]
+Every = Annotated[
+    str | None,
+    option("--every", metavar="TIME", help="Repeat after so long, until Ctrl-C: 60s.", rich_help_panel=_RUN),
+]
+OverwriteLiveTarget = Annotated[
+    bool | None,
+    option(
+        "--overwrite-live-target/--no-overwrite-live-target",
+        help="Go on although the target looks as if it were in use: what has happened there is lost.",
+        rich_help_panel=_RUN,
+    ),
+]
+Watch = Annotated[
+    bool | None,
+    option(
+        "--watch/--no-watch",
+        help="Show how fast each given side moves and who is connected, until Ctrl-C.",
+        rich_help_panel=_RUN,
+    ),
+]
+Interval = Annotated[
+    str | None,
+    option("--interval", metavar="TIME", help="How often --watch looks (2s).", rich_help_panel=_RUN),
+]
+UntilQuiet = Annotated[
+    str | None,
+    option(
+        "--until-quiet",
+        metavar="TIME",
+        help="End --watch with 0 as soon as nothing has moved for so long: 30s.",
         rich_help_panel=_RUN,
     ),
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mishika_migrate.cli import options
 
 if TYPE_CHECKING:
-    from mishika_migrate import model, selection
+    from mishika_migrate import model
     from mishika_migrate.cli.face import Face
     from mishika_migrate.operations import verify as verifying
     from mishika_migrate.pg import sides
@@ -132,7 +132,7 @@ def _proof(face: Face) -> model.Proof:
         rules,
         source,
         target,
-        _asked(face),
+        face.asked(),
         span=face.manner().span,
         options=verifying.Options(
             level=wanted.level,
@@ -160,10 +160,3 @@ def _proof(face: Face) -> model.Proof:
         known = (check,)
     answers = probe.inspect(wanted.proxy_url, keys=keys, master_key=master_key)
     return dataclasses.replace(proof, checks=(*proof.checks, *known, *answers))
-
-
-def _asked(face: Face) -> selection.Wanted | None:
-    """What the options select; None where none of them does."""
-    wanted = face.settings
-    selects = wanted.groups or wanted.include or wanted.exclude or wanted.only or wanted.everything
-    return face.wanted() if selects else None

@@ -4,7 +4,22 @@ Imports nothing of ours. Every value is frozen and picklable, because a step may
 another process.
 """
 
-from mishika_migrate.model.answers import Dangling, Finding, Pointer, Severity, Shape, Survey, Unfinished, Unparseable
+from mishika_migrate.model.answers import (
+    Collision,
+    Dangling,
+    Effect,
+    Existing,
+    Finding,
+    Pointer,
+    Pulse,
+    Severity,
+    Shape,
+    Sign,
+    Survey,
+    Unfinished,
+    Unparseable,
+    Visitor,
+)
 from mishika_migrate.model.keyrings import KEY, Aspect, Join, Keyring
 from mishika_migrate.model.plans import (
     Analyze,
@@ -14,6 +29,7 @@ from mishika_migrate.model.plans import (
     CreateSchema,
     CreateView,
     DropIndexes,
+    Empty,
     Interval,
     Left,
     Need,
@@ -44,7 +60,7 @@ from mishika_migrate.model.proofs import (
     Verdict,
     Weight,
 )
-from mishika_migrate.model.runs import Account, Landed, Listed, Run, Tally
+from mishika_migrate.model.runs import Account, Landed, Listed, Run, Sync, Synced, Tally
 from mishika_migrate.model.servers import (
     OLDEST_SERVER,
     Catalog,
@@ -76,6 +92,7 @@ __all__ = [
     "Catalog",
     "Check",
     "Chosen",
+    "Collision",
     "Column",
     "Compared",
     "Comparison",
@@ -88,7 +105,10 @@ __all__ = [
     "Decision",
     "Difference",
     "DropIndexes",
+    "Effect",
+    "Empty",
     "Endpoint",
+    "Existing",
     "Extension",
     "Finding",
     "ForeignKey",
@@ -112,6 +132,7 @@ __all__ = [
     "Plan",
     "Pointer",
     "Proof",
+    "Pulse",
     "Reason",
     "Relation",
     "RestoreIndexes",
@@ -122,11 +143,14 @@ __all__ = [
     "SetSequence",
     "Severity",
     "Shape",
+    "Sign",
     "Stage",
     "StageName",
     "State",
     "Step",
     "Survey",
+    "Sync",
+    "Synced",
     "Table",
     "TableName",
     "Tally",
@@ -135,5 +159,6 @@ __all__ = [
     "Unparseable",
     "Verdict",
     "View",
+    "Visitor",
     "Weight",
 ]

@@ -1,4 +1,4 @@
-"""What preflight asks and what it was told: questions to the rows, answers, findings.
+"""What is asked of servers and what they tell: questions to the rows, answers, findings, who is there.
 
 Imports servers.
 """
@@ -13,6 +13,9 @@ from typing import Literal
 from mishika_migrate.model.servers import Role
 
 Severity = Literal["refuse", "warn", "note"]
+Existing = Literal["refuse", "replace", "skip", "update"]
+"""What becomes of rows that the target has already: nothing is copied, they go, they stay, or they follow the
+source's row of the same primary key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,32 @@ class Unparseable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Collision:
+    """`rows` of the source could not be merged into `table`: another row of the target has their unique values.
+
+    `index` is the target's, over `columns`. `examples` are such values, for people.
+    """
+
+    table: str
+    index: str
+    columns: tuple[str, ...]
+    rows: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What a copy would do to the rows of a table of which the target has some; `leave` stay as they are there."""
+
+    table: str
+    existing: Existing
+    insert: int
+    update: int
+    leave: int
+    delete: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished:
     """A run that stopped after some of its steps had landed.
 
@@ -90,7 +119,7 @@ class Survey:
     the target's ledger: `unfinished`, and `finished`, the latest run that copied all it had planned
     from this source, empty without one. `spread` are, of tables of which an interval is asked for,
     the bounds of equally full buckets of its time column on the source; `vacant` are those of which
-    the target has no row in it.
+    the target has no row in it. `collisions` are what keeps rows from being merged into the target's.
     """
 
     same_database: bool = False
@@ -100,6 +129,7 @@ class Survey:
     unlooked: tuple[str, ...] = ()
     spread: Mapping[str, tuple[datetime, ...]] = field(default_factory=dict)
     vacant: frozenset[str] = frozenset()
+    collisions: tuple[Collision, ...] = ()
     pg_dump: int | None = None
     unfinished: Unfinished | None = None
     finished: str = ""
@@ -114,3 +144,47 @@ class Finding:
     subject: str
     message: str
     fix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sign:
+    """A reason to think that the target is in use already; `code` is stable."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visitor:
+    """A session of somebody else in a database.
+
+    `client` is an address, or local for a socket. `connected` and `asked` are the seconds since it
+    connected and since its last query began. `writing` says that its open transaction has written.
+    Of a `hidden` one the role may see no more than `pid`, `user` and `application`.
+    """
+
+    pid: int
+    user: str
+    application: str
+    client: str
+    state: str
+    writing: bool
+    hidden: bool
+    connected: float | None
+    asked: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """How fast one side moves. `quiet` are the seconds for which nothing has.
+
+    `rows` are those written a second by table, without tables that do not move; `spend` what the
+    counted spend changes by a second, None where that cannot be told.
+    """
+
+    role: Role
+    server: str
+    quiet: float
+    rows: Mapping[str, float]
+    spend: float | None
+    visitors: tuple[Visitor, ...]

@@ -63,6 +63,12 @@ class Keyring:
         """Every `name.column` that counts, once."""
         return tuple(dict.fromkeys(column for aspect in self.aspects for column in aspect.columns))
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Those, the key itself and what joins the rows."""
+        joined = [(f"{join.name}.{column}", end) for join in self.joins for column, end in join.by]
+        return tuple(dict.fromkeys([f"{KEY}.{self.key}", *(end for pair in joined for end in pair), *self.columns]))
+
     def limited(self, there: Mapping[str, Collection[str]]) -> Keyring:
         """Without joins and columns that are not `there` (columns by table)."""
         rows, kept = {KEY: self.table}, []

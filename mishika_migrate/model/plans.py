@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from mishika_migrate.model.answers import Finding
+from mishika_migrate.model.answers import Existing, Finding
 from mishika_migrate.model.servers import TableName
 
 Need = Literal["required", "if-used", "if-wanted", "never"]
@@ -31,7 +31,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """A table that will be copied, and why; `within` when only rows of some time are asked for."""
+    """A table that will be copied, and why; `within` when only rows of some time are asked for.
+
+    `existing` is what was asked for the rows that the target has of it.
+    """
 
     table: str
     stage: StageName
@@ -39,6 +42,7 @@ class Chosen:
     rows: float
     bytes: int
     within: Interval | None = None
+    existing: Existing = "refuse"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +101,7 @@ class CopyTable:
 
     `columns` are the same names on both sides. `root` is the partitioned table that `source` is a
     leaf of, None for any other. `within` is what was asked for of the table, `slice` this step's
-    part of it.
+    part of it. With `existing` skip or update the rows are merged by `key`, the target's primary key.
     """
 
     source: TableName
@@ -111,11 +115,33 @@ class CopyTable:
     pages: PageRange | None = None
     within: Interval | None = None
     slice: Interval | None = None
+    existing: Existing = "refuse"
+    key: tuple[str, ...] = ()
+
+    @property
+    def merges(self) -> bool:
+        """Whether the target's own rows stay, so that nothing may be removed to do the step again."""
+        return self.existing in ("skip", "update")
 
     @property
     def id(self) -> str:
         leaf = "" if self.root is None else f"({self.source})"
         return f"{self.target}{leaf}{self.pages or self.slice or ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Empty:
+    """The rows that these tables have on the target go, all at once, before the first row arrives.
+
+    `idle` tables are empty, but reference one of them: a TRUNCATE must name them too.
+    """
+
+    tables: tuple[TableName, ...]
+    idle: tuple[TableName, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"empty {', '.join(map(str, self.tables))}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +217,7 @@ class Analyze:
         return f"analyze {self.target}"
 
 
-Step = CreateSchema | CopyTable | DropIndexes | BuildIndex | RestoreIndexes | SetSequence | CreateView | Analyze
+Step = CreateSchema | Empty | CopyTable | DropIndexes | BuildIndex | RestoreIndexes | SetSequence | CreateView | Analyze
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +254,16 @@ class Plan:
         """Of those tables of the target of which not all rows are asked for, what is."""
         copies = (step for step in self.steps if isinstance(step, CopyTable))
         return {step.target: step.within for step in copies if step.within is not None}
+
+    @property
+    def merged(self) -> dict[TableName, Existing]:
+        """Of those tables of the target whose own rows stay, how: skip or update."""
+        return {step.target: step.existing for step in self.steps if isinstance(step, CopyTable) and step.merges}
+
+    @property
+    def emptied(self) -> tuple[TableName, ...]:
+        """Tables of the target whose rows go before the copy."""
+        return tuple(table for step in self.steps if isinstance(step, Empty) for table in step.tables)
 
     @property
     def refused(self) -> tuple[Finding, ...]:

@@ -1,11 +1,14 @@
 """What has been done: landed steps, the books of a table, runs; and what `tables` lists.
 
-Imports nothing of ours.
+Imports proofs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from mishika_migrate.model.proofs import Keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,45 @@ class Tally:
     bytes: int
     steps: int
     planned: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """What `sync` did to one table, or would do. `extra` rows are on the target only, and stay.
+
+    `how` says by what differences were found: `buckets` of hashes, or what the last run has seen
+    (`visibility`).
+    """
+
+    table: str
+    how: Literal["buckets", "visibility"]
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    extra: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def changes(self) -> int:
+        return self.inserted + self.updated + self.deleted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sync:
+    """One pass of `sync`, done (`run` names it in the ledger) or foreseen, with what it means for `keys`."""
+
+    source: str
+    target: str
+    said: str
+    changes: tuple[Synced, ...]
+    run: str = ""
+    keys: Keys | None = None
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return sum(change.changes for change in self.changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -253,6 +253,7 @@ class Catalog:
     others: tuple[Relation, ...] = ()
     extensions: tuple[Extension, ...] = ()
     unbound: bool = False
+    may_use_temporary: bool = True
 
     def table(self, name: str) -> Table | None:
         return next((table for table in self.tables if table.name == name), None)

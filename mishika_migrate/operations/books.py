@@ -1,17 +1,20 @@
-"""`tables`, `status` and `cleanup`: the matrix with live counts, and the target's ledger.
+"""`tables`, `status` and `cleanup`: the matrix with live counts, the target's ledger, and what moves on both sides.
 
 Imports pg, look, plan, matrix and the words.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from decimal import Decimal
 
 from mishika_migrate import errors, matrix, model, plan, selection
 from mishika_migrate.operations import look
-from mishika_migrate.pg import connect, ledger
+from mishika_migrate.pg import activity, connect, ledger
 
 _NAME = "mishika-migrate/books"
 
@@ -124,6 +127,81 @@ def _working(session: connect.Session, target: model.Endpoint) -> str:
     # The lock itself is not tried: it could turn a new run away.
     who = ledger.holder(session)
     return f"another run is working on {target.label} ({who})" if who else ""
+
+
+# -- watching -------------------------------------------------------------------------------------
+
+_LEAST_SECONDS = 0.1
+
+
+def watch(
+    rules: matrix.Matrix,
+    ends: Sequence[model.Endpoint],
+    *,
+    interval: float,
+    until: float | None,
+    show: Callable[[tuple[model.Pulse, ...]], None],
+) -> None:
+    """Shows every `interval` seconds how fast each side moves.
+
+    Returns when all of them have been quiet for `until` seconds, never without it.
+    """
+    with ExitStack() as stack:
+        sides = [_Side(rules, end, stack.enter_context(connect.session(end, name=_NAME))) for end in ends]
+        while True:
+            time.sleep(max(interval, _LEAST_SECONDS))
+            pulses = tuple(side.look() for side in sides)
+            show(pulses)
+            if until is not None and all(pulse.quiet >= until for pulse in pulses):
+                return
+
+
+class _Side:
+    """What one server said last. A change counts from when it was seen, so that `quiet` is never too long."""
+
+    def __init__(self, rules: matrix.Matrix, end: model.Endpoint, session: connect.Session) -> None:
+        self._end, self._session = end, session
+        self._tables = [entry.table for entry in rules.entries if entry.need != "never"]
+        ring = rules.keys
+        moving = [column for aspect in ring.aspects if aspect.moving for column in aspect.columns] if ring else []
+        ends = [column.partition(".") for column in moving]
+        named = dict.fromkeys((ring.table_of(name), column) for name, _, column in ends) if ring else {}
+        with connect.translated(end):
+            self._columns = activity.summable(session, end.schema, tuple(named))
+        # Teams and users count the same money once more.
+        self._spend = [each for each in self._columns if ring is not None and each[0] == ring.table]
+        self._counts: Mapping[str, int] = {}
+        self._sums: Mapping[tuple[str, str], Decimal] = {}
+        self._seen = self._moved = 0.0
+        self.look()
+        self._moved = time.monotonic()
+
+    def look(self) -> model.Pulse:
+        """What has changed since the last look."""
+        began = time.monotonic()
+        with connect.translated(self._end):
+            visitors = activity.visitors(self._session)
+            counts = activity.counters(self._session, self._end.schema, self._tables)
+            sums = activity.sums(self._session, self._end.schema, self._columns)
+        elapsed = max(began - self._seen, _LEAST_SECONDS)
+        # Below zero when the server's statistics were reset: it has moved, nobody knows how much.
+        rows = {name: count - self._counts.get(name, 0) for name, count in counts.items()}
+        moved = any(rows.values()) or sums != self._sums or any(visitor.writing for visitor in visitors)
+        spent = sum((sums[each] - self._sums.get(each, 0) for each in self._spend), Decimal())
+        self._counts, self._sums, self._seen = counts, sums, began
+        if moved:
+            self._moved = time.monotonic()
+        return model.Pulse(
+            role=self._end.role,
+            server=self._end.label,
+            quiet=max(began - self._moved, 0.0),
+            rows={name: max(count, 0) / elapsed for name, count in rows.items() if count},
+            spend=float(spent) / elapsed if self._spend else None,
+            visitors=visitors,
+        )
+
+
+# -- keeping others apart ---------------------------------------------------------------------------
 
 
 def refuse_while_working(target: model.Endpoint) -> None:

@@ -6,6 +6,7 @@ Imports pg, comparing, verdicts, matrix and the words.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,7 +67,7 @@ class Tally:
 
     def add(self, place: int, verdict: model.Verdict) -> None:
         self.outcomes[verdict.outcome] += 1
-        self.reasons.update(reason.code for reason in verdict.reasons)
+        self.reasons.update({reason.code for reason in verdict.reasons})  # a key of two lost budgets is one
         if len(self.places) < REREAD:
             self.places.append(place)
         if self.outcomes[verdict.outcome] <= self.most:  # of each kind, so that the worst are among them
@@ -140,9 +141,20 @@ def _worst_first(verdict: model.Verdict) -> tuple[int, str]:
 
 def _judge(asked: Question, both: sides.Both, found: Tally, *, fenced: bool, wanted: digest.Condition) -> None:
     for place, ours, theirs in _side_by_side(*(_decisions(asked, both, role, wanted) for role in sides.ROLES)):
-        verdict = verdicts.judge(asked.ring, ours, theirs, fenced=fenced)
-        if verdict.outcome != "unchanged":
+        judged = [verdicts.judge(asked.ring, *pair, fenced=fenced) for pair in _unlike(ours, theirs)]
+        verdict = min(judged, key=_worst_first, default=None)
+        if verdict is not None and verdict.outcome != "unchanged":
             found.add(place, verdict)
+
+
+def _unlike(
+    ours: Sequence[model.Decision], theirs: Sequence[model.Decision]
+) -> Iterator[tuple[model.Decision | None, model.Decision | None]]:
+    """What is decided on one side only, with all that the other decides: of a row that is there twice it is two."""
+    known: tuple[Sequence[model.Decision | None], ...] = (ours or (None,), theirs or (None,))
+    for one, other in itertools.product(*known):
+        if one not in theirs or other not in ours:
+            yield one, other
 
 
 def _decisions(
@@ -155,19 +167,25 @@ def _decisions(
 
 def _side_by_side(
     ours: Iterator[model.Decision], theirs: Iterator[model.Decision]
-) -> Iterator[tuple[int, model.Decision | None, model.Decision | None]]:
+) -> Iterator[tuple[int, list[model.Decision], list[model.Decision]]]:
     """Both sides' decisions about one key at a time; both come ordered by place."""
     one, other = next(ours, None), next(theirs, None)
     while one is not None or other is not None:
-        if one is not None and (other is None or one.place < other.place):
-            yield one.place, one, None
-            one = next(ours, None)
-        elif other is not None and (one is None or other.place < one.place):
-            yield other.place, None, other
-            other = next(theirs, None)
-        elif one is not None and other is not None:
-            yield one.place, one, other
-            one, other = next(ours, None), next(theirs, None)
+        place = min(each.place for each in (one, other) if each is not None)
+        left, one = _take(ours, one, place)
+        right, other = _take(theirs, other, place)
+        for token in dict.fromkeys(each.token for each in (*left, *right)):
+            yield place, [each for each in left if each.token == token], [each for each in right if each.token == token]
+
+
+def _take(
+    decisions: Iterator[model.Decision], one: model.Decision | None, place: int
+) -> tuple[list[model.Decision], model.Decision | None]:
+    taken = []
+    while one is not None and one.place == place:
+        taken.append(one)
+        one = next(decisions, None)
+    return taken, one
 
 
 def _alike(ring: model.Keyring, ours: Mapping[str, int], theirs: Mapping[str, int]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Reads both servers and makes the plan; writes nothing.
 
-Imports pg, plan, matrix and the words.
+Imports foresight, pg, plan, matrix and the words.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from datetime import datetime
 from typing import Any
 
 from mishika_migrate import errors, history, loading, matrix, model, plan, privileges, selection
+from mishika_migrate.operations import foresight
 from mishika_migrate.pg import catalog, connect, dump, ledger, survey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """The plan, and the run that an earlier `copy` left unfinished on the target, if any."""
+    """The plan, and the run that an earlier `copy` left unfinished on the target, if any.
+
+    `effects` are what would become of rows that the target has, where that was asked for.
+    """
 
     plan: model.Plan
     unfinished: model.Unfinished | None
+    effects: tuple[model.Effect, ...] = ()
 
 
 def both(
@@ -33,8 +38,12 @@ def both(
     *,
     manner: loading.Manner | None = None,
     implied: Sequence[model.Finding] = (),
+    counting: bool = False,
 ) -> Look:
-    """Connects to both at once. Raises `errors.Unreachable` for the first side that cannot be had."""
+    """Connects to both at once. Raises `errors.Unreachable` for the first side that cannot be had.
+
+    `counting` compares tables that have rows on the target, to say what would become of those.
+    """
     with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
         sessions = _sessions(stack, pool, source, target)
         ends = (source, target)
@@ -46,8 +55,12 @@ def both(
         answers = dataclasses.replace(answers, unfinished=unfinished, finished=finished)
         span = manner.span if manner else None
         answers = dataclasses.replace(answers, **_times(sessions, rules, ours, theirs, chosen, span))
+    seen = foresight.Foresight()
+    if not (answers.same_database or answers.pooled) and min(ours.version, theirs.version) >= model.OLDEST_SERVER:
+        seen = foresight.look(rules, ours, theirs, chosen, span=span, counting=counting)
+        answers = dataclasses.replace(answers, collisions=seen.collisions)
     made = plan.build(rules, ours, theirs, chosen, answers, wanted, manner=manner, implied=[*denied, *implied])
-    return Look(plan=made, unfinished=unfinished)
+    return Look(plan=made, unfinished=unfinished, effects=seen.effects)
 
 
 def _ledger(

@@ -50,8 +50,11 @@ Links = dict[model.TableName, tuple[model.TableName, ...]]
 
 
 def _followers(todo: model.Plan, references: list[tuple[model.TableName, model.TableName]]) -> Links:
-    """For each table of the plan those that reference it, directly or not."""
-    tables = {step.target for step in todo.steps if isinstance(step, model.CopyTable)}
+    """For each table of the plan those that reference it, directly or not, and go when its rows go.
+
+    Rows of a merged table never go; what it references is merged itself (`order.existing`).
+    """
+    tables = {step.target for step in todo.steps if isinstance(step, model.CopyTable)} - set(todo.merged)
     links = {table: {child for child, parent in references if parent == table} & tables for table in tables}
     for _ in tables:
         links = {
@@ -101,14 +104,15 @@ def judge(
         known = {change.step.id for change in changes}
         lost = {step.target for step in copies if step.id not in known}
         changed = lost | {change.step.target for change in changes if not change.nothing}
-        follow = _following(todo, holder, changes, changed - lost, followers)
+        follow = _following(todo, holder, changes, changed - lost - set(todo.merged), followers)
     again = _closure(todo, changed - set(follow), followers)
+    alone = _unchanged(todo, changes)
     # Sequences and statistics cost nothing to do again.
     stale = {
         step.id
         for step in todo.steps
         if isinstance(step, model.SetSequence | model.Analyze)
-        or (isinstance(step, model.CopyTable) and step.target in again)
+        or (isinstance(step, model.CopyTable) and step.target in again and step.id not in alone)
     } & set(landed)
     kept = {name: outcome for name, outcome in landed.items() if name not in stale}
     clear = _clear(todo, set(horizons) - set(kept))
@@ -116,6 +120,12 @@ def judge(
     _check_target(todo, run, ask, emit, reset=reset, rewritten={*again, *follow, *cleared})
     updates = (step for table, step in follow.items() if table not in again)
     return Judgement(kept=kept, stale=frozenset(stale), late=(*clear, *updates), followers=followers)
+
+
+def _unchanged(todo: model.Plan, changes: Sequence[delta.Change]) -> set[str]:
+    """Steps of merged history that stay whatever becomes of the others: none of their rows is removed for those."""
+    history = {step.id for step in _copies(todo, history=True)}
+    return {each.step.id for each in changes if each.nothing and each.step.merges and each.step.id in history}
 
 
 def _copies(todo: model.Plan, *, history: bool = False) -> Iterator[model.CopyTable]:
@@ -161,7 +171,8 @@ def _closure(todo: model.Plan, changed: Set[model.TableName], followers: Links) 
 
 def _clear(todo: model.Plan, stale: Set[str]) -> tuple[work.Clear, ...]:
     """History that is to be copied again is emptied first: each of its steps brings only a part."""
-    tables = dict.fromkeys(step.target for step in _copies(todo, history=True) if step.id in stale)
+    steps = (step for step in _copies(todo, history=True) if step.id in stale and not step.merges)
+    tables = dict.fromkeys(step.target for step in steps)
     return (work.Clear(tables=tuple(reversed(tables)), within=todo.intervals),) if tables else ()
 
 
@@ -174,9 +185,12 @@ def _check_target(
     reset: str,
     rewritten: Set[model.TableName],
 ) -> None:
-    """Rows that vanished are no longer the run's word; rows of others must not be removed."""
+    """Rows that vanished are no longer the run's word; rows of others must not be removed.
+
+    Of merged tables neither is asked: their rows are anybody's, and none is removed.
+    """
     brought = ask(lambda session: ledger.brought(session, run=run))
-    for table in dict.fromkeys(step.target for step in _copies(todo)):
+    for table in dict.fromkeys(step.target for step in _copies(todo) if not step.merges):
         ours = brought.get(table.name, 0)
         there = ask(functools.partial(delta.count, table=table, within=todo.intervals.get(table)))
         if there < ours:

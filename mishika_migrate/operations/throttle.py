@@ -1,6 +1,6 @@
 """`throttle`: what a run under way is told from outside.
 
-Imports pg, settings and the words.
+Imports pg, statements and the words.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mishika_migrate import errors, model, settings
+from mishika_migrate import errors, model, statements
 from mishika_migrate.pg import connect, control
 
 Wish = int | Literal["off", "pause", "resume"]
@@ -29,10 +29,10 @@ def wish(text: str) -> Wish:
     """Of the command line; `errors.ConfigurationError` for what is none."""
     if text in ("off", "pause", "resume"):
         return text  # type: ignore[return-value]  # mypy does not narrow a str by `in`
-    rate = settings.rate(text)
+    rate = statements.rate(text)
     if rate is None:
         raise errors.ConfigurationError(
-            "throttle needs a rate, off, pause or resume", hint=f"Give the rate as {settings.RATE}."
+            "throttle needs a rate, off, pause or resume", hint=f"Give the rate as {statements.RATE}."
         )
     return rate
 

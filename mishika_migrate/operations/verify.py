@@ -119,13 +119,17 @@ def _prove(
     name: str,
 ) -> model.Proof:
     began, at = time.monotonic(), f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-    ours, theirs = _catalogs(rules, source, target, name)
+    ours, theirs = catalogs(rules, source, target, name)
     scope = choose(ours, theirs)
     snapshots: dict[model.Role, str] = {"source": options.snapshot} if options.snapshot else {}
     with _opened(source, target, name, snapshots) as seen:
         _refuse_one(seen.first, source, target)
         found = compare(rules, ours, theirs, scope, seen, options=options, emit=emit)
-        made = [comparing.absent(ours, theirs, scope.tables), *checks(ours, theirs, scope, seen.first)]
+        made = [
+            comparing.absent(ours, theirs, scope.tables),
+            *_undecided(rules, ours, theirs, scope, options),
+            *checks(ours, theirs, scope, seen.first),
+        ]
         state = seen.states["source"]
     if options.rechecks and not options.snapshot:
         found = _recheck(found, source, target, options, emit)
@@ -136,7 +140,7 @@ def _prove(
         scope=scope.said,
         level=options.level,
         method=found.method,
-        blind=digest.BLIND[found.method] if options.level == "content" else (),
+        blind=digest.blind(table.look for table in found.contents),
         sample=options.share if options.share < 1 else None,
         snapshot=state,
         contents=tuple(each.content for each in found.contents),
@@ -167,7 +171,7 @@ def _refuse_one(both: sides.Both, source: model.Endpoint, target: model.Endpoint
             )
 
 
-def _catalogs(
+def catalogs(
     rules: matrix.Matrix, source: model.Endpoint, target: model.Endpoint, name: str
 ) -> tuple[model.Catalog, model.Catalog]:
     with ThreadPoolExecutor(2) as pool:
@@ -203,7 +207,7 @@ def _scope(
     span: history.Span | None,
 ) -> Scope:
     if wanted is None:
-        last = _last_run(end)
+        last = last_run(end)
         if last is not None:
             run, todo = last
             within = {table.name: interval for table, interval in todo.intervals.items()}
@@ -232,7 +236,7 @@ def wanted_in(table: str, chosen: model.Selection) -> bool:
     return all(left.table != table for left in chosen.left)
 
 
-def _last_run(target: model.Endpoint) -> tuple[str, model.Plan] | None:
+def last_run(target: model.Endpoint) -> tuple[str, model.Plan] | None:
     with connect.session(target, name=NAME) as session:
         try:
             with connect.translated(target):
@@ -278,7 +282,7 @@ def compare(
         for each in comparing.of_selection(rules, source, target, scope.tables, within=scope.within)
     ]
     asked = None
-    if options.level == "content" and rules.keys and rules.keys.table in scope.tables:
+    if _judged(rules, scope, options):
         asked = keys.question(rules, source, target, method=method, share=options.share)
     telling = threading.Lock()
 
@@ -303,16 +307,31 @@ def compare(
     return Found(method=method, contents=tuple(tables), asked=asked, judged=result, tally=tally)
 
 
+def _judged(rules: matrix.Matrix, scope: Scope, options: Options) -> model.Keyring | None:
+    """The keys, where they are among what was asked for."""
+    return rules.keys if options.level == "content" and rules.keys and rules.keys.table in scope.tables else None
+
+
+def _undecided(
+    rules: matrix.Matrix, source: model.Catalog, target: model.Catalog, scope: Scope, options: Options
+) -> Iterator[model.Check]:
+    ring = _judged(rules, scope, options)
+    if ring is not None and (found := comparing.undecided(ring, source, target)) is not None:
+        yield found
+
+
 def _wait(calls: Sequence[Future[Any]], seen: sides.Sides) -> None:
     """Until all are done; at the first that fails, or a signal, the others are ended."""
+    failed = True
     try:
-        for done in wait(calls, return_when=FIRST_EXCEPTION).done:
-            done.result()
-    except BaseException:
-        for call in calls:
-            call.cancel()
-        seen.cancel()
-        raise
+        failed = any(call.exception() for call in wait(calls, return_when=FIRST_EXCEPTION).done)
+    finally:
+        if failed:
+            for call in calls:
+                call.cancel()
+            seen.cancel()
+    if failed:
+        raise sides.cause(calls)
 
 
 # -- a source that moves --------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Literal
 
 from mishika_migrate import model
 from mishika_migrate.operations import pace
-from mishika_migrate.pg import connect, ddl, delta, dump, indexes, ledger, snapshot, transfer
+from mishika_migrate.pg import connect, ddl, delta, dump, indexes, ledger, snapshot, transfer, upsert
 
 Compression = Literal["auto", "lz4", "pglz", "server"]
 
@@ -184,11 +184,11 @@ def _claim(task: Task, step: Step, target: connect.Session) -> ledger.Claim:
 
 
 def _clear(task: Task, claims: list[ledger.Claim], target: connect.Session) -> None:
-    """Children first, because their parents' rows are referenced."""
+    """Children first, because their parents' rows are referenced. Merged rows are among others', and stay."""
     old = [
         step.target
         for step, claim in zip(task.steps, claims, strict=True)
-        if claim.again and isinstance(step, model.CopyTable)
+        if claim.again and isinstance(step, model.CopyTable) and not step.merges
     ]
     if old:
         # The core's tables are those that a running proxy reads.
@@ -202,7 +202,8 @@ def _step(task: Task, step: Step, source: connect.Session | None, target: connec
         raise connect.Stopped
     began = time.monotonic()
     if isinstance(step, model.CopyTable):
-        landed = transfer.copy(_way(task, source, target, take), step)
+        move = upsert.copy if step.merges else transfer.copy
+        landed = move(_way(task, source, target, take), step)
     else:
         _carry_out(task, step, source, target, take)
         seconds = time.monotonic() - began
@@ -232,6 +233,8 @@ def _carry_out(task: Task, step: Step, source: connect.Session | None, target: c
         case model.CreateSchema():
             script = dump.schema(task.source, step, lock_timeout=task.lock_timeout, stopping=task.stopping)
             ddl.apply(target, script, schema=step.schema)
+        case model.Empty():
+            transfer.truncate(target, step)
         case model.DropIndexes():
             _drop_indexes(task, step, target)
         case model.BuildIndex():

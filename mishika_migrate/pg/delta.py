@@ -48,7 +48,7 @@ def change(session: connect.Session, step: model.CopyTable, *, horizon: str, lan
 
 def _count(session: connect.Session, step: model.CopyTable, horizon: str) -> tuple[int, int]:
     query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE {newer}) FROM (SELECT xmin FROM {rows}) t").format(
-        newer=_newer(horizon), rows=snapshot.rows_of(step)
+        newer=newer(horizon), rows=snapshot.rows_of(step)
     )
     row = session.execute(query).fetchone()
     if row is None:
@@ -56,7 +56,7 @@ def _count(session: connect.Session, step: model.CopyTable, horizon: str) -> tup
     return int(str(row[0])), int(str(row[1]))
 
 
-def _newer(horizon: str) -> sql.Composed:
+def newer(horizon: str) -> sql.Composed:
     """Whether `t.xmin` may be newer than the horizon.
 
     Newer is what was written by any transaction from the oldest then running one on: a snapshot
@@ -129,7 +129,7 @@ def _remove(way: transfer.Way, changes: Sequence[Change], key: Sequence[str]) ->
 def _older_keys(change: Change, columns: sql.Composable) -> sql.Composed:
     return sql.SQL(
         "COPY (SELECT {columns} FROM (SELECT xmin, {columns} FROM {rows}) t WHERE NOT {newer}) TO STDOUT"
-    ).format(columns=columns, rows=snapshot.rows_of(change.step), newer=_newer(change.horizon))
+    ).format(columns=columns, rows=snapshot.rows_of(change.step), newer=newer(change.horizon))
 
 
 def _newer_rows(change: Change) -> sql.Composed:
@@ -138,6 +138,6 @@ def _newer_rows(change: Change) -> sql.Composed:
     ).format(
         columns=transfer.columns(change.step),
         rows=snapshot.rows_of(change.step),
-        newer=_newer(change.horizon),
+        newer=newer(change.horizon),
         options=transfer.options(change.step),
     )

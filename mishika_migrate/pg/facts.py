@@ -12,6 +12,7 @@ SELECT current_setting('server_version_num')::int AS version,
        pg_is_in_recovery() AS in_recovery,
        n.oid IS NOT NULL AS schema_exists,
        has_database_privilege(d.oid, 'CREATE') AS may_create_schema,
+       has_database_privilege(d.oid, 'TEMP') AS may_use_temporary,
        coalesce(has_schema_privilege(n.oid, 'USAGE'), false) AS may_use_schema,
        coalesce(has_schema_privilege(n.oid, 'CREATE'), false) AS may_create_in_schema,
        coalesce((SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user), false) AS unbound

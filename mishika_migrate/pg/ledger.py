@@ -330,6 +330,29 @@ def unfinished(session: connect.Session) -> model.Unfinished | None:
     return model.Unfinished(run=str(row[0]), plan=str(row[1]), tables=frozenset(map(str, tables)))
 
 
+def enter(session: connect.Session, *, run: str, plan: model.Plan, text: str, tool: str) -> None:
+    """A run that is finished with the open transaction; nobody ever continues it."""
+    session.execute(
+        "INSERT INTO mishika_migrate.run (id, state, source, target, digest, plan, planned, tool, finished)"
+        " VALUES (%s, 'finished', %s, %s, %s, %s, %s, %s, clock_timestamp())",
+        [run, plan.source, plan.target, plan.digest, text, len(plan.chosen), tool],
+    )
+
+
+def seen(session: connect.Session, *, table: str) -> tuple[tuple[str, ...], str] | None:
+    """What the last finished run that has brought rows of the table has seen of it: its horizons, and its plan."""
+    row = session.execute(
+        "SELECT array_agg(DISTINCT s.horizon), r.plan FROM mishika_migrate.step s"
+        " JOIN mishika_migrate.run r ON r.id = s.run"
+        ' WHERE s."table" = %s AND NOT s.stale AND r.state = \'finished\''
+        " GROUP BY r.id, r.plan, r.started ORDER BY r.started DESC LIMIT 1",
+        [table],
+    ).fetchone()
+    if row is None or not isinstance(row[0], list):
+        return None
+    return tuple(map(str, row[0])), str(row[1])
+
+
 def latest(session: connect.Session) -> tuple[str, str] | None:
     """The last run that has brought something, and its plan as JSON; None without a ledger or such a run."""
     if not exists(session):

@@ -6,14 +6,14 @@ Imports pg.connect and the words. Nothing is written through them.
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from psycopg import sql
 
-from mishika_migrate import model
+from mishika_migrate import errors, model
 from mishika_migrate.pg import connect
 
 _T = TypeVar("_T")
@@ -41,12 +41,22 @@ class Both:
             ours, theirs = (pool.submit(self.one, role, question, what) for role in ROLES)
             if any(each.exception() for each in wait((ours, theirs), return_when=FIRST_EXCEPTION).done):
                 connect.cancel(self._name)  # the other side's answer is of no use any more
+                raise cause((ours, theirs))
             return ours.result(), theirs.result()
 
     def one(self, role: model.Role, question: Callable[[connect.Session, model.Role], _T], what: str) -> _T:
         """The answer of one side; `what` names the object in its errors."""
         with connect.translated(self._ends[role], what):
             return question(self.sessions[role], role)
+
+
+_CANCELED = "57014"
+
+
+def cause(calls: Iterable[Future[Any]]) -> BaseException:
+    """Why they failed, of which at least one has: what was cancelled because of another is not the reason."""
+    failed = [error for call in calls if not call.cancelled() and (error := call.exception())]
+    return min(failed, key=lambda error: isinstance(error, errors.ServerError) and error.sqlstate == _CANCELED)
 
 
 class Sides:

@@ -64,10 +64,10 @@ class Way:
         return stream.rows, stream.bytes
 
 
-def copy(way: Way, step: model.CopyTable) -> model.Landed:
-    """The step's rows, and what both servers counted."""
+def copy(way: Way, step: model.CopyTable, *, into: sql.Identifier | None = None) -> model.Landed:
+    """The step's rows, and what both servers counted; into another table where `into` names one."""
     began = time.monotonic()
-    rows, size = way.relay(copy_out(step), copy_in(step), table=step.target)
+    rows, size = way.relay(copy_out(step), copy_in(step, into=into), table=step.target)
     return model.Landed(
         step=step.id,
         table=step.target.name,
@@ -85,9 +85,10 @@ def copy_out(step: model.CopyTable) -> sql.Composed:
     )
 
 
-def copy_in(step: model.CopyTable) -> sql.Composed:
+def copy_in(step: model.CopyTable, *, into: sql.Identifier | None = None) -> sql.Composed:
+    """Into the step's target, or into another table with its columns."""
     return sql.SQL("COPY {table} ({columns}) FROM STDIN {options}").format(
-        table=sql.Identifier(step.target.schema, step.target.name),
+        table=into or sql.Identifier(step.target.schema, step.target.name),
         columns=columns(step),
         options=options(step),
     )
@@ -237,6 +238,39 @@ def empty(
         session.execute(sql.SQL("TRUNCATE {}").format(name))
     else:
         session.execute(sql.SQL("DELETE FROM {} WHERE {}").format(name, snapshot.inside(within)))
+
+
+def truncate(session: connect.Session, step: model.Empty) -> None:
+    """All rows of the step's tables, by one TRUNCATE that reaches no other table.
+
+    Refuses when an `idle` table has rows by now. SQLSTATE 0A000, and nothing is removed, where yet
+    another table references one of them.
+    """
+    for table in step.idle:
+        name = sql.Identifier(table.schema, table.name)
+        session.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(name))
+        row = session.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)).fetchone()
+        if row and row[0]:
+            raise errors.Refused(
+                f"{table.name} was empty when the plan was made, has rows by now, and references a table that is to be"
+                " replaced",
+                hint="Run the same command again.",
+            )
+    session.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(_alone(session, (*step.tables, *step.idle)))))
+
+
+def _alone(session: connect.Session, tables: Sequence[model.TableName]) -> list[sql.Composed]:
+    """Without tables that inherit from them, which are not ours; the partitions of one are its rows."""
+    wanted = [sql.Identifier(table.schema, table.name) for table in tables]
+    found = session.execute(
+        "SELECT relkind = 'p' FROM unnest(%s::text[]) WITH ORDINALITY u (name, n)"
+        " JOIN pg_class c ON c.oid = name::regclass ORDER BY n",
+        [[name.as_string() for name in wanted]],
+    ).fetchall()
+    return [
+        sql.SQL("{}{}").format(sql.SQL("" if row[0] else "ONLY "), name)
+        for name, row in zip(wanted, found, strict=True)
+    ]
 
 
 def empty_all(session: connect.Session, tables: Sequence[model.TableName]) -> None:

@@ -142,12 +142,14 @@ INDEXES = (index("a"), index("referenced", droppable=False), index("b"))
 
 
 def deferred(
-    defer: Defer, *, size: int = 33 * MB, **place: object
+    defer: Defer, *, size: int = 33 * MB, existing: model.Existing = "refuse", **place: object
 ) -> tuple[list[tuple[str, tuple[str, ...]]], list[str]]:
     fields = {"indexes": INDEXES, "occupied": False, **place}
     source = catalog("source", [table("t", bytes=size)])
     target = replace(catalog("target", []), tables=(table("t", **fields),))
-    steps, findings = loading.deferrals(["t", "absent"], source, target, loading.Manner(defer=defer))
+    steps, findings = loading.deferrals(
+        ["t", "absent"], source, target, loading.Manner(defer=defer), {"t": existing}
+    )
     return [(step.id, step.names) for step in steps], [f"{finding.severity} {finding.code}" for finding in findings]
 
 
@@ -173,6 +175,17 @@ def test_indexes_go_when_it_is_worth_it_or_wanted(
     assert deferred(defer, size=size, occupied=occupied) == expected
 
 
+@pytest.mark.parametrize(
+    ("existing", "occupied", "expected"),
+    [("replace", True, GONE), ("skip", False, STAYS), ("update", False, STAYS), ("update", True, STAYS)],
+)
+@pytest.mark.parametrize("defer", ["auto", "always"])
+def test_indexes_go_of_a_replaced_table_and_stay_where_rows_are_merged(
+    defer: Defer, existing: model.Existing, occupied: bool, expected: object
+) -> None:
+    assert deferred(defer, existing=existing, occupied=occupied) == expected
+
+
 @pytest.mark.parametrize("defer", ["auto", "always"])
 def test_indexes_of_a_partitioned_target_stay(defer: Defer) -> None:
     assert deferred(defer, partitioned=True) == STAYS
@@ -191,7 +204,7 @@ def test_who_does_not_own_the_table_keeps_its_indexes_and_is_told() -> None:
 def test_warning_says_how_to_become_the_owner() -> None:
     source = catalog("source", [table("t")])
     target = catalog("target", [table("t", indexes=INDEXES, privileges=ALL - {"OWNER"})])
-    _, (finding,) = loading.deferrals(["t"], source, target, loading.Manner(defer="always"))
+    _, (finding,) = loading.deferrals(["t"], source, target, loading.Manner(defer="always"), {"t": "refuse"})
     assert finding.fix == 'ALTER TABLE "public"."t" OWNER TO "me";'
     assert "me does not own t on the target me@target/db" in finding.message
 

@@ -1,0 +1,111 @@
+"""`sync`: brings a target that already holds rows level with the source.
+
+Imports face, operations, report and the words, the heavy ones inside the command.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mishika_migrate.cli import options
+
+if TYPE_CHECKING:
+    from mishika_migrate import model
+    from mishika_migrate.cli.face import Face
+    from mishika_migrate.operations import levelling
+
+
+def sync(
+    source: options.Source = None,
+    target: options.Target = None,
+    include_spendlogs: options.SpendLogs = None,
+    spendlogs_since: options.SpendLogsSince = None,
+    spendlogs_last: options.SpendLogsLast = None,
+    spendlogs_before: options.SpendLogsBefore = None,
+    include_errorlogs: options.ErrorLogs = None,
+    include_usage: options.Usage = None,
+    include_auditlogs: options.AuditLogs = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    only: options.Only = None,
+    everything: options.Everything = None,
+    proxy_config: options.ProxyConfig = None,
+    matrix: options.Matrix = None,
+    config: options.Config = None,
+    delete_extra: options.DeleteExtra = None,
+    overwrite_live_target: options.OverwriteLiveTarget = None,
+    every: options.Every = None,
+    dry_run: options.DryRun = None,
+    jobs: options.Jobs = None,
+    lock_timeout: options.LockTimeout = None,
+    yes: options.Yes = None,
+    json: options.Json = None,
+    quiet: options.Quiet = None,
+    verbose: options.Verbose = None,
+) -> None:
+    """Make the target's tables what the source holds now: rows that are new, changed or gone, and no others.
+
+    Keys, teams, users and budgets change in one transaction; a key that was revoked on the source does not
+    survive. Rows of history that only the target has stay unless --delete-extra. Without options that select
+    tables it takes those of the last run. --dry-run shows what would change, and for which keys.
+    """
+    given = locals()
+    from mishika_migrate.cli.face import Face
+    from mishika_migrate.operations import sync as syncing
+
+    face = Face(given)
+    wanted = face.settings
+    source_end, target_end = wanted.need_source(), wanted.need_target()
+    how = syncing.Options(
+        jobs=wanted.jobs,
+        delete_extra=wanted.delete_extra,
+        overwrite=wanted.overwrite_live_target,
+        lock_timeout=wanted.lock_timeout,
+    )
+
+    def prepare() -> levelling.Scene:
+        scene, notes = syncing.prepare(
+            face.rules(), source_end, target_end, face.asked(), span=face.manner().span, options=how
+        )
+        for note in notes:
+            face.warn(note)
+        return scene
+
+    scene = prepare()
+    if wanted.dry_run:
+        _show(face, syncing.foresee(scene, source_end, target_end, options=how, emit=face.noting()))
+        return
+    face.confirm(
+        f"Make {len(scene.core) + len(scene.history)} tables of {target_end.label} what {source_end.label} holds?",
+        otherwise="nothing was changed",
+    )
+    while True:
+        done = syncing.carry_out(scene, source_end, target_end, options=how, emit=face.noting())
+        face.is_done("the target is in sync", hint="`mishika-migrate verify` compares both sides.")
+        _show(face, done)
+        if wanted.every is None:
+            return
+        time.sleep(wanted.every)
+        scene = prepare()
+
+
+def _show(face: Face, done: model.Sync) -> None:
+    import dataclasses
+
+    from mishika_migrate.report import sync as page
+
+    if face.lines is None:
+        page.show(face.out, done)
+        return
+    fields = {
+        "source": done.source,
+        "target": done.target,
+        "scope": done.said,
+        "run": done.run,
+        "changes": [dataclasses.asdict(change) for change in done.changes],
+        "total": done.total,
+        "seconds": done.seconds,
+        "keys": None if done.keys is None else {"headline": done.keys.headline, "reasons": dict(done.keys.reasons)},
+    }
+    face.lines.write("sync", fields)

@@ -1,0 +1,233 @@
+"""`sync`: makes the target's tables what a new snapshot of the source holds, and says what that takes.
+
+Imports levelling, keys, look, verify, liveness, pg, plan and the words. Equal rows are not transferred: differences are
+found by hashes (`pg.digest`), or for rows that are never changed by what the last run has seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import secrets
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from mishika_migrate import (
+    errors,
+    events,
+    findings,
+    history,
+    loading,
+    matrix,
+    model,
+    occupancy,
+    selection,
+)
+from mishika_migrate.operations import keys, levelling, liveness, look, verify
+from mishika_migrate.pg import connect, digest, ledger, sides, snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`delete_extra` removes rows of history that only the target has; those of core tables always go.
+
+    `overwrite` goes on although the target looks live. `lock_timeout` is in seconds.
+    """
+
+    jobs: int = 4
+    delete_extra: bool = False
+    overwrite: bool = False
+    lock_timeout: float = 10.0
+    most: int = 100
+
+
+def prepare(
+    rules: matrix.Matrix,
+    source: model.Endpoint,
+    target: model.Endpoint,
+    wanted: selection.Wanted | None,
+    *,
+    span: history.Span | None = None,
+    options: Options,
+) -> tuple[levelling.Scene, tuple[str, ...]]:
+    """Reads both sides, and notes for the operator; writes nothing.
+
+    Without `wanted` the tables are those of the ledger's last run. Raises `errors.Refused` with every finding that
+    stands in the way, and with the evidence that the target is in use already.
+    """
+    said = "as asked for"
+    if wanted is None:
+        wanted, span, said = _last(target, span)
+    found = look.both(rules, source, target, wanted, manner=loading.Manner(batch=_WHOLE, defer="never", span=span))
+    ours, theirs = verify.catalogs(rules, source, target, _NAME)
+    scene = _scene(rules, ours, theirs, found.plan, said)
+    noticed = (
+        *(each for each in found.plan.findings if each.code not in _EXPECTED),
+        *(each for step in (*scene.core, *scene.history) for each in _privileges(step, theirs)),
+    )
+    if any(each.severity == "refuse" for each in noticed):
+        raise errors.Refused(
+            "the two servers cannot be made the same as they are; nothing was written",
+            hint="Mend what is listed, then run the same command again.",
+            findings=noticed,
+        )
+    if found.unfinished is not None:
+        raise errors.Refused(
+            f"run {found.unfinished.run} on {target.label} is unfinished",
+            hint="Continue it: `mishika-migrate copy --resume`, or undo it: `mishika-migrate reset`.",
+        )
+    if occupancy.swapped(rules, ours, theirs):
+        raise errors.Refused(
+            f"the source {source.label} is empty and the target {target.label} is in use: they look swapped",
+            hint="Give the server in use as --source and the new one as --target.",
+        )
+    tables = [step.target.name for step in (*scene.core, *scene.history)]
+    return scene, liveness.guard(rules, source, target, tables, overwrite=options.overwrite)
+
+
+_NAME = "mishika-migrate/sync"
+_WHOLE = 10**15  # no table is cut
+
+# Rows on the target are what sync is for.
+_EXPECTED = frozenset({"target-has-rows", "unfinished-run", "left-behind", "dangling-reference", "view-missing"})
+
+
+def _privileges(step: model.CopyTable, target: model.Catalog) -> Iterator[model.Finding]:
+    """What a copy does not need: to read, change and remove rows of the target."""
+    table = target.table(step.target.name)
+    lacking = [each for each in ("SELECT", "UPDATE", "DELETE") if table and each not in table.privileges]
+    if table and lacking:
+        what = f"{', '.join(lacking)} ON {findings.qualified(table.name, target)}"
+        yield findings.refuse(
+            "privilege",
+            table.name,
+            f"{target.user} lacks {', '.join(lacking)} on {table.name} of the target {target.endpoint.label}",
+            findings.grant(what, target),
+        )
+
+
+def _last(target: model.Endpoint, span: history.Span | None) -> tuple[selection.Wanted, history.Span | None, str]:
+    """What the last run has copied; all that keeps keys working where there was none."""
+    last = verify.last_run(target)
+    if last is None:
+        return selection.Wanted(), span, "what is required or in use: the target has no run in its ledger"
+    run, todo = last
+    within = next(iter(todo.intervals.values()), None)
+    return (
+        selection.Wanted(only=tuple(each.table for each in todo.chosen)),
+        history.span(within) if within else span,
+        f"as run {run}",
+    )
+
+
+def _scene(
+    rules: matrix.Matrix, source: model.Catalog, target: model.Catalog, todo: model.Plan, said: str
+) -> levelling.Scene:
+    core: dict[model.TableName, model.CopyTable] = {}
+    others: dict[model.TableName, model.CopyTable] = {}
+    for stage in todo.stages:
+        for step in stage.steps:
+            if isinstance(step, model.CopyTable):
+                place = core if stage.name == "core" else others
+                place.setdefault(step.target, _whole(step))
+    # What references a core table is bound to its rows.
+    while tied := [name for name in others if _references(target, name.name) & {each.name for each in core}]:
+        core |= {name: others.pop(name) for name in tied}
+    return levelling.Scene(
+        rules=rules,
+        source=source,
+        target=target,
+        todo=todo,
+        said=said,
+        core=tuple(core.values()),
+        history=tuple(others.values()),
+        sequences=tuple(step for step in todo.steps if isinstance(step, model.SetSequence)),
+    )
+
+
+def _whole(step: model.CopyTable) -> model.CopyTable:
+    if step.root is None:
+        return dataclasses.replace(step, pages=None, slice=None)
+    return dataclasses.replace(step, source=step.root, root=None, partitioned=True, pages=None, slice=None)
+
+
+def _references(catalog: model.Catalog, name: str) -> set[str]:
+    table = catalog.table(name)
+    return {key.references for key in table.foreign_keys} - {name} if table else set()
+
+
+# -- what would be done ---------------------------------------------------------------------------
+
+
+def foresee(
+    scene: levelling.Scene, source: model.Endpoint, target: model.Endpoint, *, options: Options, emit: levelling.Emit
+) -> model.Sync:
+    """What `carry_out` would do now, and what that means for keys; writes nothing."""
+    began = time.monotonic()
+    with sides.Sides(source, target, name=_NAME) as seen:
+        method = digest.method(seen.first.sessions, "fast")
+
+        def one(step: model.CopyTable) -> model.Synced:
+            with seen.pair() as both:
+                found = levelling.difference(digest.Look(what=scene.comparison(step), method=method), both)
+            change = levelling.foreseen(step, found, delete=step in scene.core or options.delete_extra)
+            emit(events.TableSynced(change=change, foreseen=True))
+            return change
+
+        with ThreadPoolExecutor(options.jobs, thread_name_prefix="sync") as pool:
+            changes = list(pool.map(one, (*scene.core, *scene.history)))
+        judged = _keys(scene, seen.first, method, options)
+    return model.Sync(
+        source=source.label,
+        target=target.label,
+        said=scene.said,
+        changes=tuple(changes),
+        keys=judged,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _keys(scene: levelling.Scene, both: sides.Both, method: model.Method, options: Options) -> model.Keys | None:
+    ring = scene.rules.keys
+    if ring is None or all(step.target.name != ring.table for step in scene.core):
+        return None
+    asked = keys.question(scene.rules, scene.source, scene.target, method=method, share=1.0)
+    return keys.inspect(asked, both, fenced=False, most=options.most)[0] if asked else None
+
+
+# -- doing it -------------------------------------------------------------------------------------
+
+
+def carry_out(
+    scene: levelling.Scene, source: model.Endpoint, target: model.Endpoint, *, options: Options, emit: levelling.Emit
+) -> model.Sync:
+    """Applies the differences: core tables in one transaction, then each table of history in its own.
+
+    The core tables are locked against other writers meanwhile, and compared once more before the
+    commit: they are then what the snapshot holds, or nothing has changed.
+    """
+    began = time.monotonic()
+    run = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    waits = {"lock_timeout": f"{int(options.lock_timeout * 1000)}ms"}
+    with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(connect.session(target, name=f"mishika-migrate/{run}/watch", settings=waits))
+        ledger.lock(watch, target)
+        ledger.create(watch)
+        holder = snapshot.Holder(source, run=run, steps=(*scene.core, *scene.history), settings=waits)
+        stack.callback(holder.release)
+        name = f"mishika-migrate/{run}/step/sync"
+        seen = stack.enter_context(sides.Sides(source, target, name=name, snapshots={"source": holder.name}))
+        work = levelling.Pass(scene, seen, source, target, run=run, name=name, waits=waits, holder=holder, emit=emit)
+        changes = work.core()
+        changes += work.history(watch, delete=options.delete_extra, jobs=options.jobs)
+    return model.Sync(
+        source=source.label,
+        target=target.label,
+        said=scene.said,
+        run=run,
+        changes=tuple(changes),
+        seconds=time.monotonic() - began,
+    )

@@ -1,0 +1,387 @@
+"""`sync` makes the target what the source holds, whatever has happened on the source, and nothing in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mishika_migrate import errors, events, matrix, model, selection
+from mishika_migrate.operations import copy, look, sync
+from tests.fix_faults import Start, ask, locked, wait_until
+from tests.fix_program import Run
+from tests.fix_servers import Clone, Pair, assert_equal, endpoint, rows_of
+
+RULES = matrix.load()
+CORE = [entry.table for entry in RULES.entries if entry.stage == "core" and entry.need != "never"]
+LOGS, TOKEN, USER, TEAM = (
+    f'"MishikaLLM_{name}"' for name in ("SpendLogs", "VerificationToken", "UserTable", "TeamTable")
+)
+
+
+@pytest.fixture(scope="module")
+def copied(pair: Pair) -> Iterator[tuple[str, str]]:
+    """Templates of a source and of a target that holds all that it does, with the run in its ledger."""
+    for server, name, template in ((pair.old, "sync_old", "filled"), (pair.new, "sync_new", "bare")):
+        with psycopg.connect(server.url(), autocommit=True) as session:
+            session.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+            session.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+    ends = endpoint(pair.old.url("sync_old"), "source"), endpoint(pair.new.url("sync_new"), "target")
+    plan = look.both(RULES, *ends, selection.Wanted(everything=True)).plan
+    copy.begin(plan, *ends, options=copy.Options(), emit=lambda event: None, stopping=lambda: 0)
+    yield "sync_old", "sync_new"
+
+
+@pytest.fixture
+def source_url(pair: Pair, clone: Clone, copied: tuple[str, str]) -> str:
+    # The same server and database history as in the ledger, but another database: see `horizon` below.
+    return clone(pair.old, copied[0])
+
+
+@pytest.fixture
+def target_url(pair: Pair, clone: Clone, copied: tuple[str, str]) -> str:
+    return clone(pair.new, copied[1])
+
+
+def passed(source: str, target: str, wanted: selection.Wanted | None = None, **more: object) -> model.Sync:
+    """One pass, as the command makes it."""
+    ends = endpoint(source, "source"), endpoint(target, "target")
+    options = sync.Options(**{"overwrite": True, **more})  # type: ignore[arg-type]
+    scene, _ = sync.prepare(RULES, *ends, wanted, options=options)
+    return sync.carry_out(scene, *ends, options=options, emit=lambda event: None)
+
+
+def foreseen(source: str, target: str, **more: object) -> model.Sync:
+    ends = endpoint(source, "source"), endpoint(target, "target")
+    options = sync.Options(**{"overwrite": True, **more})  # type: ignore[arg-type]
+    scene, _ = sync.prepare(RULES, *ends, None, options=options)
+    return sync.foresee(scene, *ends, options=options, emit=lambda event: None)
+
+
+def change(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as session:
+        for statement in statements:
+            session.execute(statement.encode())
+
+
+def of(done: model.Sync, table: str) -> model.Synced:
+    return next(each for each in done.changes if each.table == f"MishikaLLM_{table}")
+
+
+# -- any history of a source ----------------------------------------------------------------------
+
+IDS = st.integers(0, 4)
+TEXTS = st.sampled_from(["", "a", "b", "Zoë\t\\N", "{}", "null"])
+
+# Each with the numbers of the rows that it is about; one that breaks a key of the source is skipped.
+STATEMENTS = [
+    "INSERT INTO \"MishikaLLM_BudgetTable\" (budget_id, max_budget, created_by, updated_by)"
+    " VALUES ('b{0}', {1}, 'x', 'y')",
+    "UPDATE \"MishikaLLM_BudgetTable\" SET max_budget = {1}, updated_at = now() WHERE budget_id = 'b{0}'",
+    "UPDATE \"MishikaLLM_BudgetTable\" SET budget_id = 'b{1}' WHERE budget_id = 'b{0}'",
+    "DELETE FROM \"MishikaLLM_BudgetTable\" WHERE budget_id = 'b{0}'",
+    "INSERT INTO \"MishikaLLM_OrganizationTable\" (organization_id, organization_alias, budget_id, created_by,"
+    " updated_by) VALUES ('o{0}', 'alias', 'b{1}', 'x', 'y')",
+    "UPDATE \"MishikaLLM_OrganizationTable\" SET budget_id = 'b{1}' WHERE organization_id = 'o{0}'",
+    "DELETE FROM \"MishikaLLM_OrganizationTable\" WHERE organization_id = 'o{0}'",
+    "INSERT INTO \"MishikaLLM_ModelTable\" (id, aliases, created_by, updated_by)"
+    " VALUES (9000 + {0}, '{{\"m\": {1}}}', 'x', 'y')",
+    'DELETE FROM "MishikaLLM_ModelTable" WHERE id = 9000 + {0}',
+    f"INSERT INTO {TEAM} (team_id, team_alias, models, model_id)"
+    " VALUES ('t{0}', 'team', '{{a,b}}', 9000 + {1})",
+    f"UPDATE {TEAM} SET model_id = 9000 + {{1}} WHERE team_id = 't{{0}}'",
+    f"UPDATE {TEAM} SET model_id = NULL WHERE team_id = 't{{0}}'",
+    f"UPDATE {TEAM} SET blocked = NOT blocked, organization_id = 'o{{1}}' WHERE team_id = 't{{0}}'",
+    f"UPDATE {TEAM} SET team_id = 't{{1}}' WHERE team_id = 't{{0}}'",
+    f"DELETE FROM {TEAM} WHERE team_id = 't{{0}}'",
+    f"INSERT INTO {USER} (user_id, sso_user_id, teams) VALUES ('u{{0}}', 'sso{{1}}', '{{{{t1,NULL}}}}')",
+    f"UPDATE {USER} SET sso_user_id = NULL WHERE user_id = 'u{{0}}'",
+    f"UPDATE {USER} SET sso_user_id = 'sso{{1}}' WHERE user_id = 'u{{0}}'",
+    f"DELETE FROM {USER} WHERE user_id = 'u{{0}}'",
+    f"INSERT INTO {TOKEN} (token, key_alias, user_id, team_id, budget_id, models)"
+    " VALUES (md5('k{0}'), 'key', 'u{1}', 't{0}', 'b{1}', '{{}}')",
+    f"UPDATE {TOKEN} SET spend = spend + 0.1, blocked = true, metadata = '{{{{\"n\": {{1}}}}}}'"
+    " WHERE token = md5('k{0}')",
+    f"UPDATE {TOKEN} SET token = md5('k{{1}}') WHERE token = md5('k{{0}}')",
+    f"DELETE FROM {TOKEN} WHERE token = md5('k{{0}}')",
+    "INSERT INTO \"MishikaLLM_TeamMembership\" (user_id, team_id, budget_id) VALUES ('u{0}', 't{1}', 'b{0}')",
+    "UPDATE \"MishikaLLM_TeamMembership\" SET spend = spend + 1, team_id = 't{1}' WHERE user_id = 'u{0}'",
+    "DELETE FROM \"MishikaLLM_TeamMembership\" WHERE user_id = 'u{0}'",
+    "INSERT INTO \"MishikaLLM_OrganizationMembership\" (user_id, organization_id) VALUES ('u{0}', 'o{1}')",
+    "DELETE FROM \"MishikaLLM_OrganizationMembership\" WHERE organization_id = 'o{1}'",
+    "INSERT INTO \"MishikaLLM_CredentialsTable\" (credential_id, credential_name, credential_values, credential_info,"
+    " created_by, updated_by) VALUES ('c{0}', 'name{1}', '{{}}', '{{}}', 'x', 'y')",
+    "UPDATE \"MishikaLLM_CredentialsTable\" SET credential_name = 'name{1}' WHERE credential_id = 'c{0}'",
+    "DELETE FROM \"MishikaLLM_CredentialsTable\" WHERE credential_id = 'c{0}'",
+    "INSERT INTO \"MishikaLLM_EndUserTable\" (user_id, budget_id) VALUES ('e{0}', 'b{1}')",
+    "DELETE FROM \"MishikaLLM_EndUserTable\" WHERE user_id = 'e{0}'",
+    "INSERT INTO \"MishikaLLM_Config\" (param_name, param_value) VALUES ('p{0}', '{{\"a\": {1}}}')",
+    "UPDATE \"MishikaLLM_Config\" SET param_value = NULL WHERE param_name = 'p{0}'",
+]  # fmt: skip
+
+HAPPENINGS = st.lists(st.tuples(st.sampled_from(STATEMENTS), IDS, IDS), min_size=1, max_size=25)
+
+
+def happen(url: str, happenings: list[tuple[str, int, int]]) -> None:
+    with psycopg.connect(url) as session:
+        for statement, one, other in happenings:
+            try:
+                with session.transaction():
+                    session.execute(statement.format(one, other).encode())
+            except psycopg.errors.IntegrityError:
+                pass  # the source's own keys forbid it
+        two = session.execute(
+            f"SELECT user_id, sso_user_id FROM {USER} WHERE user_id LIKE 'u_' AND sso_user_id <> '' LIMIT 2".encode()
+        ).fetchall()
+        if len(two) == 2:  # their unique values change places
+            session.execute(f"UPDATE {USER} SET sso_user_id = NULL WHERE user_id LIKE 'u_'".encode())
+            for (user, _), (_, value) in zip(two, reversed(two), strict=True):
+                session.execute(f"UPDATE {USER} SET sso_user_id = %s WHERE user_id = %s".encode(), [value, user])
+
+
+def becomes_equal(source: str, target: str, happenings: list[tuple[str, int, int]]) -> None:
+    happen(source, happenings)
+    passed(source, target, selection.Wanted())
+    assert_equal(source, target, CORE)
+    assert passed(source, target, selection.Wanted()).total == 0
+
+
+@given(HAPPENINGS)
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+def test_target_is_what_the_source_holds(
+    source_url: str, target_url: str, happenings: list[tuple[str, int, int]]
+) -> None:
+    becomes_equal(source_url, target_url, happenings)
+
+
+@pytest.mark.soak
+@given(HAPPENINGS)
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+def test_target_is_what_the_source_holds_after_much(
+    source_url: str, target_url: str, happenings: list[tuple[str, int, int]]
+) -> None:
+    becomes_equal(source_url, target_url, happenings)
+
+
+def test_unique_values_that_change_places_arrive(source_url: str, target_url: str) -> None:
+    def set_to(url: str, first: str, second: str) -> None:
+        change(
+            url,
+            f"UPDATE {USER} SET sso_user_id = NULL",
+            f"UPDATE {USER} SET sso_user_id = '{first}' WHERE user_id = (SELECT min(user_id) FROM {USER})",
+            f"UPDATE {USER} SET sso_user_id = '{second}' WHERE user_id = (SELECT max(user_id) FROM {USER})",
+        )
+
+    set_to(source_url, "one", "two")
+    passed(source_url, target_url)
+    set_to(source_url, "two", "one")
+    assert of(passed(source_url, target_url), "UserTable").updated == 2
+    assert_equal(source_url, target_url, CORE)
+
+
+def test_name_of_a_removed_row_goes_to_a_new_one(source_url: str, target_url: str) -> None:
+    credentials = '"MishikaLLM_CredentialsTable"'
+    change(
+        source_url,
+        f"CREATE TEMP TABLE gone AS SELECT * FROM {credentials} LIMIT 1;"
+        f"DELETE FROM {credentials} WHERE credential_id IN (SELECT credential_id FROM gone);"
+        "UPDATE gone SET credential_id = 'another';"
+        f"INSERT INTO {credentials} SELECT * FROM gone",
+    )
+    done = of(passed(source_url, target_url), "CredentialsTable")
+    assert (done.inserted, done.deleted) == (1, 1)
+    assert_equal(source_url, target_url, CORE)
+
+
+# -- keys -----------------------------------------------------------------------------------------
+
+
+def test_revoked_key_does_not_survive_and_is_foreseen(source_url: str, target_url: str) -> None:
+    change(source_url, f"DELETE FROM {TOKEN} WHERE token IN (SELECT token FROM {TOKEN} ORDER BY token LIMIT 3)")
+    before = rows_of(target_url, "MishikaLLM_VerificationToken")
+    would = foreseen(source_url, target_url)
+    assert rows_of(target_url, "MishikaLLM_VerificationToken") == before
+    assert of(would, "VerificationToken").deleted == 3
+    assert would.keys is not None and would.keys.count("revived") == 3
+    passed(source_url, target_url)
+    assert len(rows_of(target_url, "MishikaLLM_VerificationToken")) == len(before) - 3
+
+
+def test_sync_without_changes_changes_and_transfers_nothing(source_url: str, target_url: str) -> None:
+    written = "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables WHERE schemaname = 'public'"
+    before = ask(target_url, written)
+    done = passed(source_url, target_url)
+    assert done.total == 0
+    assert sum(each.bytes for each in done.changes) == 0
+    assert ask(target_url, written) == before
+
+
+def test_trigger_that_changes_rows_is_noticed_before_the_commit(source_url: str, target_url: str) -> None:
+    change(
+        target_url,
+        "CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN NEW.spend := NEW.spend + 1; RETURN NEW; END$$",
+        f"CREATE TRIGGER meddle BEFORE UPDATE ON {TOKEN} FOR EACH ROW EXECUTE FUNCTION meddle()",
+    )
+    change(source_url, f"UPDATE {TOKEN} SET blocked = true WHERE token = (SELECT min(token) FROM {TOKEN})")
+    before = rows_of(target_url, "MishikaLLM_VerificationToken")
+    with pytest.raises(errors.Different, match="nothing was changed"):
+        passed(source_url, target_url)
+    assert rows_of(target_url, "MishikaLLM_VerificationToken") == before
+
+
+# -- history --------------------------------------------------------------------------------------
+
+LOG = f"INSERT INTO {LOGS} (request_id, call_type, \"startTime\", \"endTime\") VALUES ('{{}}', 'x', now(), now())"
+
+
+def test_rows_of_history_that_only_the_target_has_stay_unless_asked(source_url: str, target_url: str) -> None:
+    change(target_url, LOG.format("mine"))
+    change(source_url, LOG.format("yours"))
+    done = of(passed(source_url, target_url), "SpendLogs")
+    assert (done.inserted, done.deleted, done.extra) == (1, 0, 1) or done.how == "visibility"
+    assert ask(target_url, f"SELECT count(*) FROM {LOGS} WHERE request_id IN ('mine', 'yours')") == 2
+    done = of(passed(source_url, target_url, delete_extra=True), "SpendLogs")
+    assert (done.how, done.deleted) == ("buckets", 1)
+    assert_equal(source_url, target_url, ["MishikaLLM_SpendLogs"])
+
+
+def test_new_rows_of_history_are_found_by_what_the_last_run_has_seen(source_url: str, target_url: str) -> None:
+    first = of(passed(source_url, target_url), "SpendLogs")
+    assert first.how == "buckets", "the clone is another database than the one that was copied"
+    change(source_url, LOG.format("new"))
+    second = of(passed(source_url, target_url), "SpendLogs")
+    assert (second.how, second.inserted) == ("visibility", 1)
+    assert_equal(source_url, target_url, ["MishikaLLM_SpendLogs"])
+    change(source_url, f"CREATE TABLE other AS TABLE {LOGS}", f"TRUNCATE {LOGS}", f"INSERT INTO {LOGS} TABLE other")
+    assert of(passed(source_url, target_url), "SpendLogs").how == "buckets", "its file is another one"
+
+
+def test_live_inserts_next_to_a_sync_neither_fail_nor_get_lost(source_url: str, target_url: str) -> None:
+    change(source_url, *(LOG.format(f"source{n}") for n in range(200)))
+    ended, failures, written = threading.Event(), [], 0
+
+    def write() -> None:
+        nonlocal written
+        with psycopg.connect(target_url, autocommit=True) as session:
+            while not ended.is_set() or not written:
+                try:
+                    session.execute(LOG.format(f"live{written}").encode())
+                except psycopg.Error as error:
+                    failures.append(error)
+                    return
+                written += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        done = of(passed(source_url, target_url), "SpendLogs")
+    finally:
+        ended.set()
+        writer.join()
+    assert not failures
+    assert done.inserted == 200
+    assert ask(target_url, f"SELECT count(*) FROM {LOGS} WHERE request_id LIKE 'live%%'") == written
+    assert ask(target_url, f"SELECT count(*) FROM {LOGS} WHERE request_id LIKE 'source%%'") == 200
+
+
+# -- all or nothing -------------------------------------------------------------------------------
+
+
+def test_killed_sync_leaves_the_core_as_it_was(source_url: str, target_url: str, start: Start) -> None:
+    change(
+        source_url,
+        f"UPDATE {TOKEN} SET blocked = true",
+        f"DELETE FROM {TEAM} WHERE team_id IN (SELECT team_id FROM {TEAM} LIMIT 5)",
+    )
+    before = {table: rows_of(target_url, table) for table in CORE}
+    waiting = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'mishika-migrate/%/step/sync/core'"
+        " AND wait_event_type = 'Lock')"
+    )
+    with locked(target_url, "MishikaLLM_TeamTable", "ROW EXCLUSIVE"):
+        child = start("sync", "--yes", "--overwrite-live-target", "--source", source_url, "--target", target_url)
+        wait_until(lambda: ask(target_url, waiting))
+        child.kill()
+    wait_until(lambda: not ask(target_url, waiting))
+    assert {table: rows_of(target_url, table) for table in CORE} == before
+    passed(source_url, target_url)
+    assert_equal(source_url, target_url, CORE)
+
+
+def test_reader_never_sees_a_part_of_it(source_url: str, target_url: str) -> None:
+    """One statement moves every key to another team: a reader sees the old teams or the new ones."""
+    change(source_url, f"UPDATE {TEAM} SET spend = 77", f"UPDATE {TOKEN} SET spend = 77")
+    ended, seen = threading.Event(), set()
+    query = "SELECT " + ", ".join(f"(SELECT bool_and(spend = 77) FROM {table})" for table in (TEAM, TOKEN))
+
+    def read() -> None:
+        with psycopg.connect(target_url, autocommit=True) as session:
+            while not ended.is_set():
+                seen.add(session.execute(query.encode()).fetchone())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    wait_until(lambda: seen)
+    passed(source_url, target_url)
+    wait_until(lambda: (True, True) in seen)
+    ended.set()
+    reader.join()
+    assert seen == {(False, False), (True, True)}
+
+
+def test_two_at_once_are_kept_apart(source_url: str, target_url: str, run: Run) -> None:
+    with psycopg.connect(target_url, autocommit=True) as session:
+        from mishika_migrate.pg import ledger
+
+        ledger.lock(session, endpoint(target_url, "target"))
+        done = run("sync", "--yes", "--overwrite-live-target", "--source", source_url, "--target", target_url)
+    assert done.status == 4
+    assert "another run is working" in done.err
+
+
+def test_unfinished_run_is_refused(source_url: str, target_url: str) -> None:
+    change(target_url, "UPDATE mishika_migrate.run SET state = 'stopped'")
+    with pytest.raises(errors.Refused, match="is unfinished"):
+        passed(source_url, target_url)
+
+
+def test_swapped_servers_are_refused(pair: Pair, clone: Clone, target_url: str) -> None:
+    empty = clone(pair.old, "bare")
+    with pytest.raises(errors.Refused, match="swapped"):
+        passed(empty, target_url)
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def test_command_shows_first_and_does_then(source_url: str, target_url: str, run: Run) -> None:
+    change(source_url, f"DELETE FROM {TOKEN} WHERE token = (SELECT min(token) FROM {TOKEN})")
+    ends = ("--source", source_url, "--target", target_url)
+    done = run("sync", "--dry-run", *ends)
+    assert done.status == 0, done.err
+    assert done.out.startswith("Would change 1 row of ")
+    assert "1 key revoked on the source are still alive on the target" in done.out
+    assert run("sync", *ends).status == 2, "nobody to ask"
+    done = run("sync", "--yes", *ends)
+    assert done.status == 0, done.err
+    assert done.out.startswith("Done: 1 row changed")
+    done = run("sync", "--yes", "--json", *ends)
+    assert done.lines()[-1]["total"] == 0
+    assert run("verify", *ends, "--allow-unchecked", "decryption").status == 0
+
+
+def test_what_is_done_is_told_by_events(source_url: str, target_url: str) -> None:
+    change(source_url, LOG.format("told"))
+    told: list[events.Event] = []
+    ends = endpoint(source_url, "source"), endpoint(target_url, "target")
+    options = sync.Options(overwrite=True)
+    scene, _ = sync.prepare(RULES, *ends, None, options=options)
+    sync.carry_out(scene, *ends, options=options, emit=told.append)
+    changes = [event.change for event in told if isinstance(event, events.TableSynced)]
+    assert len(changes) == len(scene.core) + len(scene.history)
+    assert [each.table for each in changes if each.changes] == ["MishikaLLM_SpendLogs"]
