@@ -6,11 +6,13 @@ Imports face, operations, report and the words, the heavy ones inside the comman
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mishika_migrate.cli import options
 
 if TYPE_CHECKING:
+    from mishika_migrate import model
     from mishika_migrate.cli.face import Face
     from mishika_migrate.operations.reset import Undo
 
@@ -98,7 +100,7 @@ _PROVES_LITTLE = 15.0
 def _watch(face: Face) -> None:
     from datetime import UTC, datetime
 
-    from mishika_migrate import errors, model
+    from mishika_migrate import errors
     from mishika_migrate.operations import books
     from mishika_migrate.report import activity, screen
 
@@ -150,6 +152,8 @@ def reset(
     where = f"{screen.count(len(undo.tables), 'table')} of {endpoint.label}"
     if undo.foreign:
         face.warn(f"{screen.count(undo.foreign, 'row')} in these tables came from elsewhere and will go too")
+    for told in _lasting(undo):
+        face.warn(told)
     face.confirm(
         f"Remove {screen.count(undo.rows, 'row')} from {where} and put back"
         f" {screen.count(undo.indexes, 'index', 'indexes')}?",
@@ -161,9 +165,29 @@ def reset(
     face.result("reset", {"target": endpoint.label, **_undone(undo)}, lambda to: screen.say(to, text))
 
 
+def _lasting(undo: Undo) -> Iterator[str]:
+    """What a reset cannot undo."""
+    if undo.merged:
+        yield f"rows that the run has merged into {_names(undo.merged)} stay there"
+    if undo.emptied:
+        yield f"rows that {_names(undo.emptied)} had before the run are gone: it was to replace them"
+
+
+def _names(tables: Sequence[model.TableName]) -> str:
+    return ", ".join(table.name for table in tables)
+
+
 def _undone(undo: Undo) -> dict[str, object]:
     tables = [str(table) for table in undo.tables]
-    return {"run": undo.run, "tables": tables, "indexes": undo.indexes, "rows": undo.rows, "foreign": undo.foreign}
+    return {
+        "run": undo.run,
+        "tables": tables,
+        "indexes": undo.indexes,
+        "rows": undo.rows,
+        "foreign": undo.foreign,
+        "merged": [str(table) for table in undo.merged],
+        "emptied": [str(table) for table in undo.emptied],
+    }
 
 
 def cleanup(

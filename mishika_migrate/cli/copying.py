@@ -7,6 +7,7 @@ Imports face, operations, report and the words; the heavy ones inside the comman
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +65,7 @@ def plan(
         face.wanted(),
         manner=face.manner(),
         implied=face.implied(),
+        counting=True,
     )
     _show(face, found)
     if found.plan.refused:
@@ -98,6 +100,7 @@ def copy(
     max_rate: options.MaxRate = None,
     pause_if_lag: options.PauseIfLag = None,
     verify: options.Verify = None,
+    overwrite_live_target: options.OverwriteLiveTarget = None,
     dry_run: options.DryRun = None,
     resume: options.Resume = None,
     retries: options.Retries = None,
@@ -125,11 +128,19 @@ def copy(
 
 def _begin(face: Face) -> None:
     from mishika_migrate import errors
-    from mishika_migrate.operations import books, copy, look
+    from mishika_migrate.operations import books, copy, liveness, look
     from mishika_migrate.report import terminal
 
     source, target = face.settings.need_source(), face.settings.need_target()
-    found = look.both(face.rules(), source, target, face.wanted(), manner=face.manner(), implied=face.implied())
+    found = look.both(
+        face.rules(),
+        source,
+        target,
+        face.wanted(),
+        manner=face.manner(),
+        implied=face.implied(),
+        counting=face.settings.dry_run,
+    )
     if face.settings.dry_run:
         _show(face, found)
         if found.plan.refused:
@@ -143,6 +154,10 @@ def _begin(face: Face) -> None:
         )
     if found.plan.refused:
         raise copy.refusal(found.plan)
+    if found.overwritten:
+        overwrite = face.settings.overwrite_live_target
+        for told in liveness.guard(face.rules(), source, target, found.overwritten, overwrite=overwrite):
+            face.warn(told)
     if face.lines is None:
         terminal.brief(face.err, found.plan)
     else:
@@ -244,15 +259,24 @@ def _telling(face: Face, proofs: Sequence[model.Proof]) -> Iterator[None]:
 
 def _show(face: Face, found: look.Look) -> None:
     from mishika_migrate import plan as plans
-    from mishika_migrate.operations import copy
+    from mishika_migrate.operations import copy, liveness
     from mishika_migrate.report import terminal
 
     what = found.plan
     if found.unfinished is not None:
         again = face.command(copy.RESUME)
         face.warn(f"run {found.unfinished.run} on {what.target} is unfinished; `{again}` continues it")
+    if found.overwritten and not what.refused:
+        ends = face.settings.need_source(), face.settings.need_target()
+        for sign in liveness.evidence(face.rules(), *ends, tables=found.overwritten):
+            face.warn(f"the target looks as if it were in use: {sign.message}")
     face.result(
         "plan",
-        {**plans.as_dict(what), "digest": what.digest, "refused": bool(what.refused)},
-        lambda to: terminal.plan(to, what),
+        {
+            **plans.as_dict(what),
+            "digest": what.digest,
+            "refused": bool(what.refused),
+            "effects": [dataclasses.asdict(effect) for effect in found.effects],
+        },
+        lambda to: terminal.plan(to, what, effects=found.effects),
     )

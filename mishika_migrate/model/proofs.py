@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mishika_migrate.model.answers import Existing
 from mishika_migrate.model.plans import Interval
 from mishika_migrate.model.servers import Role, TableName
 from mishika_migrate.words import count
@@ -38,7 +39,8 @@ class Comparison:
 
     Without a `key` (names of columns) rows are compared as a multiset. `only_source` and
     `only_target` are columns that the other side lacks. `partitioned` is of source and target. Values
-    of `secret` columns of the key are shown by their first 8 characters only.
+    of `secret` columns of the key are shown by their first 8 characters only. Where rows were merged
+    (`existing` skip or update), rows that only the target has are no differences.
     """
 
     source: TableName
@@ -52,10 +54,15 @@ class Comparison:
     secret: tuple[str, ...] = ()
     rows: float = 0
     bytes: int = 0
+    existing: Existing = "refuse"
 
     @property
     def table(self) -> str:
         return self.target.name
+
+    @property
+    def merged(self) -> bool:
+        return self.existing in ("skip", "update")
 
     def on(self, role: Role) -> TableName:
         return self.source if role == "source" else self.target
@@ -79,7 +86,8 @@ class Content:
     """One table's comparison. The counts are exact, `differences` are capped.
 
     `in_flight` are rows that differed at first and were equal when they were read again. `sampled`
-    is the share of rows that was looked at, None for all of them.
+    is the share of rows that was looked at, None for all of them. Where rows were merged into the
+    target's, which `existing` says, `extra` rows are the target's own and no difference.
     """
 
     table: str
@@ -95,6 +103,8 @@ class Content:
     within: str = ""
     sampled: float | None = None
     seconds: float = 0.0
+    existing: Existing = "refuse"
+    extra: int = 0
 
     @property
     def different(self) -> int:
@@ -296,6 +306,8 @@ class Proof:
     def _equal(self) -> str:
         if self.sample is not None and self.level != "counts":
             return "Sampled"
+        if any(content.existing in ("skip", "update") for content in self.contents):
+            return "All there"
         return {"content": "Equal", "keys": "Same keys", "counts": "Same counts"}[self.level]
 
     @property

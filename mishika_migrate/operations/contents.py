@@ -47,7 +47,7 @@ def again(table: Table, both: sides.Both, *, most: int) -> Table:
     look, places = table.look, table.places
     ours, theirs = both.ask(lambda session, role: digest.again(session, look, role, places), _what(look))
     streams = (iter(sorted(rows, key=lambda row: row.place)) for rows in (ours, theirs))
-    found = _collect(digest.compare(*streams), most)
+    found = _collect(digest.compare(*streams), most, merged=look.what.merged)
     settled = table.content.different - found.different
     content = dataclasses.replace(
         _with(table.content, look, found, both), in_flight=table.content.in_flight + max(settled, 0)
@@ -67,6 +67,7 @@ def _content(look: digest.Look, ours: int, theirs: int) -> model.Content:
         not_compared=(*look.what.only_source, *look.what.only_target) if look.level == "content" else (),
         within=str(look.what.within or ""),
         sampled=look.share if look.share < 1 and not counted else None,
+        existing=look.what.existing,
     )
 
 
@@ -84,6 +85,7 @@ class _Found:
     source_only: int = 0
     target_only: int = 0
     differing: int = 0
+    extra: int = 0
     kept: list[digest.Pair] = dataclasses.field(default_factory=list)
     places: list[int] = dataclasses.field(default_factory=list)
     pairs: int = 0
@@ -93,10 +95,14 @@ class _Found:
         return self.source_only + self.target_only + self.differing
 
 
-def _collect(pairs: Iterable[digest.Pair], most: int) -> _Found:
+def _collect(pairs: Iterable[digest.Pair], most: int, *, merged: bool) -> _Found:
+    """Where rows were `merged` the target's own ones are counted apart, and are nothing to be read again."""
     found = _Found()
     listed = 0
     for pair in pairs:
+        if merged and not pair.ours:
+            found.extra += pair.theirs
+            continue
         found.source_only += pair.ours - pair.differ
         found.target_only += pair.theirs - pair.differ
         found.differing += pair.differ
@@ -111,7 +117,7 @@ def _collect(pairs: Iterable[digest.Pair], most: int) -> _Found:
 
 def _differing(table: Table, both: sides.Both, buckets: Sequence[int], most: int) -> Table:
     streams = (_rows(both, table.look, role, buckets) for role in sides.ROLES)
-    found = _collect(digest.compare(*streams), most)
+    found = _collect(digest.compare(*streams), most, merged=table.look.what.merged)
     places = tuple(found.places) if found.pairs <= REREAD else None
     return Table(look=table.look, content=_with(table.content, table.look, found, both), places=places)
 
@@ -127,6 +133,7 @@ def _with(content: model.Content, look: digest.Look, found: _Found, both: sides.
         source_only=found.source_only,
         target_only=found.target_only,
         differing=found.differing,
+        extra=content.extra + found.extra,
         differences=tuple(sorted(_listed(look, found.kept, both), key=lambda each: (each.kind, each.row))),
     )
 

@@ -108,6 +108,25 @@ def inspect(
     return _with_samples(asked, both, result, samples, fenced=fenced), found
 
 
+def lenient(found: model.Keys) -> model.Keys:
+    """Where rows were merged: what only the target has was there before, so that it decides is a warning."""
+
+    def weight(code: str, before: model.Weight) -> model.Weight:
+        return "warning" if code == "extra" or code.endswith("-extra") else before
+
+    return dataclasses.replace(
+        found,
+        weights={code: weight(code, before) for code, before in found.weights.items()},
+        verdicts=tuple(
+            dataclasses.replace(
+                verdict,
+                reasons=tuple(dataclasses.replace(why, weight=weight(why.code, why.weight)) for why in verdict.reasons),
+            )
+            for verdict in found.verdicts
+        ),
+    )
+
+
 def again(asked: Question, both: sides.Both, before: Tally, *, fenced: bool) -> Tally:
     """The same for those keys alone that differed, in newer snapshots."""
     found = Tally(most=before.most)

@@ -22,12 +22,18 @@ from mishika_migrate.pg import catalog, connect, dump, ledger, survey
 class Look:
     """The plan, and the run that an earlier `copy` left unfinished on the target, if any.
 
-    `effects` are what would become of rows that the target has, where that was asked for.
+    `effects` are what would become of rows that the target has, where that was asked for. Rows of
+    `overwritten` tables of the target would go or become others.
     """
 
     plan: model.Plan
     unfinished: model.Unfinished | None
     effects: tuple[model.Effect, ...] = ()
+
+    @property
+    def overwritten(self) -> tuple[str, ...]:
+        codes = ("rows-replaced", "rows-updated")
+        return tuple(finding.subject for finding in self.plan.findings if finding.code in codes)
 
 
 def both(

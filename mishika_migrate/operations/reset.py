@@ -18,7 +18,9 @@ class Undo:
     """What a reset would do: `tables` are emptied, children first, and `indexes` put back.
 
     Of a table of which the run wanted an interval only that goes: `within`. `rows` are those that the
-    tables hold now, `foreign` those of them that the run has not brought.
+    tables hold now, `foreign` those of them that the run has not brought. Rows that the run has merged
+    into those of the target cannot be told from them: the tables `merged` stay as they are. Rows that
+    `emptied` tables had before the run are gone.
     """
 
     run: str
@@ -27,6 +29,8 @@ class Undo:
     rows: int
     foreign: int
     within: Mapping[model.TableName, model.Interval] = field(default_factory=dict)
+    merged: tuple[model.TableName, ...] = ()
+    emptied: tuple[model.TableName, ...] = ()
 
 
 def look(target: model.Endpoint) -> Undo:
@@ -80,8 +84,11 @@ def _look(session: connect.Session, target: model.Endpoint) -> Undo:
         )
     todo = plan.loads(before.plan)
     copies = [step for step in todo.steps if isinstance(step, model.CopyTable)]
-    tables = tuple(reversed(dict.fromkeys(step.target for step in copies if step.target.name in before.tables)))
+    written = dict.fromkeys(step.target for step in copies if step.target.name in before.tables)
+    tables = tuple(table for table in reversed(written) if table not in todo.merged)
     brought = ledger.brought(session, run=before.run)
+    landed = ledger.landed(session, run=before.run)
+    gone = [step for step in todo.steps if isinstance(step, model.Empty) and step.id in landed]
     within = {table: interval for table, interval in todo.intervals.items() if table in tables}
     there = {table: delta.count(session, table, within.get(table)) for table in tables}
     return Undo(
@@ -91,6 +98,8 @@ def _look(session: connect.Session, target: model.Endpoint) -> Undo:
         rows=sum(there.values()),
         foreign=sum(max(rows - brought.get(table.name, 0), 0) for table, rows in there.items()),
         within=within,
+        merged=tuple(table for table in written if table in todo.merged),
+        emptied=tuple(table for step in gone for table in step.tables),
     )
 
 

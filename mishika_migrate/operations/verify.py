@@ -46,11 +46,15 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """Which tables are compared, within which intervals, and where that was said."""
+    """Which tables are compared, within which intervals, and where that was said.
+
+    `existing` says of which tables rows were merged into the target's.
+    """
 
     tables: tuple[str, ...]
     said: str
     within: Mapping[str, model.Interval] = field(default_factory=dict)
+    existing: Mapping[str, model.Existing] = field(default_factory=dict)
 
 
 Emit = Callable[[events.Event], None]
@@ -99,11 +103,14 @@ def of_copy(
     """Whether the target holds what the snapshot does of everything that the plan has copied.
 
     `name` is that of the sessions. Row content and keys only: what else belongs to a proof is made
-    after the rows.
+    after the rows. Of merged tables every row of the source must be there: with its values where it
+    was to update, by its primary key where it was to be skipped.
     """
     options = Options(jobs=jobs, snapshot=snapshot)
     within = {table.name: interval for table, interval in todo.intervals.items()}
-    scope = Scope(tables=tuple(each.table for each in todo.chosen), said="what was copied", within=within)
+    existing = {table.name: how for table, how in todo.merged.items()}
+    tables = tuple(each.table for each in todo.chosen)
+    scope = Scope(tables=tables, said="what was copied", within=within, existing=existing)
     return _prove(rules, source, target, lambda ours, theirs: scope, options, lambda *_: (), emit, name=name)
 
 
@@ -278,12 +285,14 @@ def compare(
     """Content of all tables of the scope, `jobs` at once, and the verdicts of all keys."""
     method = digest.method(seen.first.sessions, options.method)
     looks = [
-        digest.Look(what=each, method=method, level=options.level, share=options.share)
+        _look(dataclasses.replace(each, existing=scope.existing.get(each.table, "refuse")), method, options)
         for each in comparing.of_selection(rules, source, target, scope.tables, within=scope.within)
     ]
     asked = None
     if _judged(rules, scope, options):
         asked = keys.question(rules, source, target, method=method, share=options.share)
+    elif rules.keys and rules.keys.table in scope.tables and (names := _skipped(rules.keys, scope)):
+        emit(events.Noticed(message=f"keys get no verdict: rows of {', '.join(names)} stayed as they were"))
     telling = threading.Lock()
 
     def one(look: digest.Look) -> contents.Table:
@@ -295,7 +304,10 @@ def compare(
 
     def all_keys(question: keys.Question) -> tuple[model.Keys, keys.Tally]:
         with seen.pair() as both:
-            return keys.inspect(question, both, fenced=options.fenced, most=options.most, samples=options.samples)
+            found, tally = keys.inspect(
+                question, both, fenced=options.fenced, most=options.most, samples=options.samples
+            )
+            return (keys.lenient(found), tally) if scope.existing else (found, tally)
 
     with ThreadPoolExecutor(options.jobs, thread_name_prefix="verify") as pool:
         judging = pool.submit(all_keys, asked) if asked else None
@@ -307,9 +319,23 @@ def compare(
     return Found(method=method, contents=tuple(tables), asked=asked, judged=result, tally=tally)
 
 
+def _look(what: model.Comparison, method: model.Method, options: Options) -> digest.Look:
+    """Where rows of the target stayed as they were, their values are not the source's."""
+    level = "keys" if what.existing == "skip" and options.level == "content" else options.level
+    return digest.Look(what=what, method=method, level=level, share=options.share)
+
+
 def _judged(rules: matrix.Matrix, scope: Scope, options: Options) -> model.Keyring | None:
-    """The keys, where they are among what was asked for."""
-    return rules.keys if options.level == "content" and rules.keys and rules.keys.table in scope.tables else None
+    """The keys, where they are among what was asked for, and what decides about them was not to stay as it was."""
+    ring = rules.keys
+    if options.level != "content" or ring is None or ring.table not in scope.tables:
+        return None
+    return None if _skipped(ring, scope) else ring
+
+
+def _skipped(ring: model.Keyring, scope: Scope) -> tuple[str, ...]:
+    """Tables that decide about keys, and in which the target's rows stayed as they were."""
+    return tuple(table for table in ring.tables if scope.existing.get(table) == "skip")
 
 
 def _undecided(
@@ -372,13 +398,13 @@ def _ciphertext(rules: matrix.Matrix, found: Found) -> Iterator[model.Check]:
     looked, problems = 0, []
     for table in found.contents:
         entry = entries.get(table.content.table)
-        if entry is None:
+        if entry is None or table.content.level != "content":
             continue
         looked += 1
         for each in table.content.differences:
             if changed := [column for column in each.columns if column in entry.encrypted]:
                 problems.append(f"{entry.table}: the ciphertext of row {each.row} differs in {', '.join(changed)}")
-    if looked and found.contents[0].content.level == "content":
+    if looked:
         yield model.Check(
             code="ciphertext", title="Ciphertext is the same on both sides", looked=looked, problems=tuple(problems)
         )

@@ -235,12 +235,8 @@ def _carry_out(task: Task, step: Step, source: connect.Session | None, target: c
             ddl.apply(target, script, schema=step.schema)
         case model.Empty():
             transfer.truncate(target, step)
-        case model.DropIndexes():
-            _drop_indexes(task, step, target)
-        case model.BuildIndex():
-            _build_index(task, step, target)
-        case model.RestoreIndexes():
-            _restore_indexes(task, step, target)
+        case model.DropIndexes() | model.BuildIndex() | model.RestoreIndexes():
+            _indexes(task, step, target)
         case Clear():
             _clear_tables(task, step, target)
         case Follow():
@@ -251,6 +247,18 @@ def _clear_tables(task: Task, step: Clear, target: connect.Session) -> None:
     for table in step.tables:
         transfer.empty(target, table, truncate=True, within=step.within.get(table))
     ledger.forget(target, run=task.run, tables=step.tables)
+
+
+def _indexes(
+    task: Task, step: model.DropIndexes | model.BuildIndex | model.RestoreIndexes, target: connect.Session
+) -> None:
+    match step:
+        case model.DropIndexes():
+            _drop_indexes(task, step, target)
+        case model.BuildIndex():
+            _build_index(task, step, target)
+        case model.RestoreIndexes():
+            _restore_indexes(task, step, target)
 
 
 def _drop_indexes(task: Task, step: model.DropIndexes, target: connect.Session) -> None:

@@ -40,7 +40,8 @@ def _waiting_room(session: connect.Session, step: model.CopyTable) -> sql.Identi
 def _merge(step: model.CopyTable, waiting: sql.Identifier) -> sql.Composed:
     """A row of the same key stays, or is written where it is really another one.
 
-    `*<>` compares rows byte by byte: it sees 1.0 and 1.00, and types that know no equality.
+    `*<>` compares records byte by byte: it sees 1.0 and 1.00, and types that know no equality. Without
+    the casts the server would compare column by column.
     """
     columns = transfer.columns(step)
     values = [column for column in step.columns if column not in step.key]
@@ -48,7 +49,7 @@ def _merge(step: model.CopyTable, waiting: sql.Identifier) -> sql.Composed:
     conflict: sql.Composable = sql.SQL("DO NOTHING")
     if step.existing == "update" and values:
         conflict = sql.SQL(
-            "DO UPDATE SET ({names}) = ROW({new}) WHERE ROW({old}) OPERATOR(pg_catalog.*<>) ROW({new})"
+            "DO UPDATE SET ({names}) = ROW({new}) WHERE ROW({old})::record OPERATOR(pg_catalog.*<>) ROW({new})::record"
         ).format(
             names=names,
             new=sql.SQL(", ").join(sql.SQL("excluded.{}").format(sql.Identifier(name)) for name in values),

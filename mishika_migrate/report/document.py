@@ -81,6 +81,8 @@ def _content(content: model.Content) -> dict[str, Any]:
         "target_only": content.target_only,
         "differing": content.differing,
         "in_flight": content.in_flight,
+        "existing": content.existing,
+        "extra": content.extra,
         "differences": [
             {"row": each.row, "kind": each.kind, "columns": list(each.columns), "copies": each.copies}
             for each in content.differences

@@ -253,6 +253,17 @@ def _columns(proof: model.Proof) -> Iterable[Gap]:
             yield Gap(what=f"{content.table}: not on both sides, so not compared: {', '.join(content.not_compared)}")
 
 
+def merged(proof: model.Proof) -> list[str]:
+    """What was proven of tables whose rows were merged into the target's, and how many rows are the target's own."""
+    how = {"skip": "by its primary key alone", "update": "with equal values"}
+    return [
+        f"{content.table}: rows were merged (--on-existing {content.existing}); every row of the source is there"
+        f" {how[content.existing]}, and {words.count(content.extra, 'row')} of the target's own"
+        for content in proof.contents
+        if content.existing in how and content.state == "ok"
+    ]
+
+
 def notes(proof: model.Proof) -> tuple[str, ...]:
     """What is worth a line and no difference."""
     found = [
@@ -260,6 +271,7 @@ def notes(proof: model.Proof) -> tuple[str, ...]:
         for content in proof.contents
         if content.in_flight
     ]
+    found += merged(proof)
     if proof.keys is not None:
         if proof.keys.in_flight:
             found.append(f"{words.count(proof.keys.in_flight, 'key')} in flight (equal when read again)")

@@ -1,6 +1,6 @@
 """What a person reads: plans, results, lists and errors, on any width, with or without colours.
 
-Imports names, screen, selection and the words. The first line of every page is the most important one.
+Imports names, screen, sentences, selection and the words. The first line of every page is the most important one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mishika_migrate import errors, model, selection
-from mishika_migrate.report import names, screen
+from mishika_migrate.report import names, screen, sentences
 
 _MARKS = {"refuse": ("✗", "bold red"), "warn": ("!", "bold yellow"), "note": ("·", "cyan")}
 _STAGES = {
@@ -44,8 +44,11 @@ def _fits(to: screen.Screen, table: Table) -> bool:
 # -- plan -----------------------------------------------------------------------------------------
 
 
-def plan(to: screen.Screen, what: model.Plan) -> None:
-    """The verdict, then tables, what stays behind, and the findings, worst last where one looks first."""
+def plan(to: screen.Screen, what: model.Plan, *, effects: Sequence[model.Effect] = ()) -> None:
+    """The verdict, then tables, what becomes of rows that the target has, what stays behind, and the findings.
+
+    Those come worst last, where one looks first.
+    """
     short = _names(to, what)
     if what.refused:
         many = len(what.refused)
@@ -56,6 +59,7 @@ def plan(to: screen.Screen, what: model.Plan) -> None:
     _ends(to, what)
     to.print()
     _chosen(to, what, short)
+    _effects(to, effects, short)
     _left(to, what.left, short)
     # The table above says it of each.
     findings(to, _worst_last(finding for finding in what.findings if finding.code != "left-behind"))
@@ -151,6 +155,19 @@ def _stack(to: screen.Screen, title: str, rows: Sequence[Sequence[str]], texts: 
     to.print()
 
 
+def _effects(to: screen.Screen, effects: Sequence[model.Effect], short: names.Names) -> None:
+    if not effects:
+        return
+    numbers = ("insert", "update", "leave", "delete")
+    table = _grid(short.title, "rows there", *numbers, right=numbers)
+    for effect in effects:
+        cells = (effect.insert, effect.update, effect.leave, effect.delete)
+        table.add_row(screen.text(short.short(effect.table)), effect.existing, *(f"{cell:,}" for cell in cells))
+    to.print(Text("Rows on the target: what the copy would do, as of now", "bold"))
+    to.print(table)
+    to.print()
+
+
 def _left(to: screen.Screen, left: Sequence[model.Left], short: names.Names) -> None:
     others = [item for item in left if item.reason == selection.OTHERS]
     known = [item for item in left if item not in others]
@@ -226,6 +243,8 @@ def accounts(
         screen.say(to, f"Compared with the snapshot: {proof.headline[:1].lower()}{proof.headline[1:]}")
         if proof.keys is not None:
             screen.say(to, f"{proof.keys.headline}.")
+        for words in sentences.merged(proof):
+            screen.say(to, f"{words}.")
     to.print()
     shapes = (
         ("rows out", "rows in", "ledger", "size", "time", "rate"),
