@@ -171,7 +171,7 @@ def load(
         recheck=said.whole("recheck", default=0, most=1000, least=0),
         recheck_wait=said.seconds("recheck_wait", default=5.0),
         view_timeout=said.seconds("view_timeout", default=30.0),
-        allow_unchecked=said.texts("allow_unchecked"),
+        allow_unchecked=said.some("allow_unchecked", among=model.CHECKS),
         reports=said.paths("report"),
         sample_keys=said.word("sample_keys", "the path of a file, or -"),
         salt_key_env=said.word("salt_key_env", "the name of a variable"),
@@ -230,6 +230,11 @@ def _proxy_source(proxy: proxies.Config | None, environ: Mapping[str, str]) -> m
 
 
 def _refuse_conflicts(settings: Settings, said: statements.Statements) -> None:
+    if settings.snapshot and settings.recheck:
+        raise errors.ConfigurationError(
+            f"{said.origin('recheck')}: recheck and snapshot exclude each other",
+            hint="Leave recheck out: in one snapshot nothing settles.",
+        )
     both = [name for name in settings.include if name in settings.exclude]
     if both:
         raise errors.ConfigurationError(

@@ -175,6 +175,17 @@ class Statements:
             raise self.wrong(name, f"one of {', '.join(choices)}")
         return value
 
+    def some(self, name: str, *, among: Collection[str]) -> tuple[str, ...]:
+        """A list of words that are known."""
+        found = self.texts(name)
+        if unknown := [word for word in found if word not in among]:
+            option = name.replace("_", "-")
+            raise errors.ConfigurationError(
+                f"{self.origin(name)}: {option} takes no {document.named(unknown[0], otherwise='such check')}",
+                hint=f"It takes {', '.join(among)}.",
+            )
+        return found
+
     def texts(self, name: str) -> tuple[str, ...]:
         value = self.value(name, ())
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):

@@ -21,7 +21,7 @@ def judge(
     one = ours or theirs
     assert one is not None
     reasons = tuple(_reasons(ring, ours, theirs, fenced))
-    return model.Verdict(key=shown(one), outcome=_outcome(ring, reasons), reasons=reasons)
+    return model.Verdict(key=shown(one), outcome=_outcome(ring, reasons, theirs), reasons=reasons)
 
 
 def weights(ring: model.Keyring, *, fenced: bool) -> dict[str, model.Weight]:
@@ -94,17 +94,22 @@ def _unreadable(name: str, ours: model.Decision, theirs: model.Decision) -> mode
     return model.Reason(code="unparseable", weight="error", message=says, fields=(name,))
 
 
-def _outcome(ring: model.Keyring, reasons: tuple[model.Reason, ...]) -> model.Outcome:
+def _outcome(ring: model.Keyring, reasons: tuple[model.Reason, ...], theirs: model.Decision | None) -> model.Outcome:
     """The worst of what the reasons mean."""
-    opens = {join.missing for join in ring.joins}
-    moving = {aspect.reason for aspect in ring.aspects if aspect.moving}
-    meant = {
-        _OUTCOMES.get(reason.code)
-        or ("opened" if reason.code in opens else "moved" if reason.code in moving else "changed")
-        for reason in reasons
-    }
+    meant = {_meaning(ring, reason, theirs) for reason in reasons}
     order: tuple[model.Outcome, ...] = ("lost", "revived", "opened", "changed", "moved")
     return next((outcome for outcome in order if outcome in meant), "unchanged")
+
+
+def _meaning(ring: model.Keyring, reason: model.Reason, theirs: model.Decision | None) -> model.Outcome:
+    if reason.code == "unparseable" and theirs is not None and all(theirs.reads[name] for name in reason.fields):
+        return "changed"  # it is refused on the source, where the row cannot be read
+    if reason.code in _OUTCOMES:
+        return _OUTCOMES[reason.code]
+    if any(reason.code == join.missing for join in ring.joins):
+        return "opened"
+    moving = any(reason.code == aspect.reason and aspect.moving for aspect in ring.aspects)
+    return "moved" if moving else "changed"
 
 
 # -- names ----------------------------------------------------------------------------------------

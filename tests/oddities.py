@@ -28,6 +28,7 @@ CREATE TABLE odd (
     big bigint, moment timestamptz, naive timestamp, day date, clock time, span interval, raw bytea, mood mood,
     padded char(5), code uuid, range int4range, flag boolean, text text
 );
+CREATE TABLE hostile (LIKE odd INCLUDING ALL);
 """
 
 ROWS = """
@@ -49,6 +50,24 @@ UPDATE odd SET float = 'Infinity', moment = 'infinity', naive = '-infinity', day
 UPDATE odd SET float = 0.1, text = '' WHERE id = 9;
 UPDATE odd SET float = NULL, text = NULL, flag = NULL WHERE id = 10;
 UPDATE odd SET text = id::text, number = id, naive = naive + id * interval '1 hour' WHERE id > 10;
+"""
+
+
+HOSTILE = r"""
+INSERT INTO hostile (id, list, text, doc, json, raw) VALUES
+  (101, ARRAY['a,b', '"', '\', '{}', '', ' ', NULL, 'NULL', E'\n', E'\t', '🦊', 'a''b', '\\x'],
+   E'\\', '"\\u0041"', '""', ''),
+  (102, ARRAY[NULL, NULL]::text[], 'NULL', '{"": {"": [[], {}, null, ""]}}', '{"a":1,"a":2}', '\x5c5c27'),
+  (103, ARRAY[['a', 'b'], ['c', NULL]], '{"a"}', '[1e400, -0, 0.10, 1E+2]', ' [ ] ', '\x00'),
+  (104, '[5:6]={a,b}', '''', '"\ud83d\ude00 \\u0000"', '"\u0000"', '\xff');
+INSERT INTO hostile (id, float, single, number, moment, naive, day, span) VALUES
+  (111, 1e-320, 1e-40, 1e-100, '0044-03-15 12:00:00+00 BC', '294276-12-31', '5874897-12-31', '-178000000 years'),
+  (112, 5e-324, 3.4e38, 'Infinity', '2026-03-29 01:30:00.000001+00', '2026-10-25 02:30', '0001-01-01', '1 mon -1 day');
+UPDATE hostile SET number = 'NaN' WHERE number = 'Infinity';
+INSERT INTO hostile (id, text) SELECT n, repeat(md5(n::text), 1000) FROM generate_series(200, 220) n;
+INSERT INTO hostile (id, doc)
+SELECT n, (SELECT jsonb_object_agg(m, repeat(md5((m * n)::text), 9)) FROM generate_series(1, 30) m)
+FROM generate_series(300, 320) n;
 """
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import nacl.secret
+
 from mishika_migrate import events, history, matrix, model, selection
-from mishika_migrate.operations import ciphers, continuity, verify
+from mishika_migrate.operations import ciphers, continuity, scopes, verify
 from mishika_migrate.pg import sides
 from tests import oddities
+from tests.fix_faults import ask
 from tests.fix_servers import Pair, endpoint
 from tests.looking import ALL, RULES, carry_out, execute, see
 from tests.oddities import Found
@@ -31,7 +36,7 @@ def prove(
     """With the checks that the program makes, unless `checked` says otherwise."""
 
     def checks(
-        ours: model.Catalog, theirs: model.Catalog, scope: verify.Scope, both: sides.Both
+        ours: model.Catalog, theirs: model.Catalog, scope: scopes.Scope, both: sides.Both
     ) -> Sequence[model.Check]:
         tables = [table for table in scope.tables if ours.table(table) and theirs.table(table)]
         return (
@@ -81,26 +86,49 @@ def bare(table: str) -> str:
     return table.removeprefix("MishikaLLM_")
 
 
+SALT = "sk-salt-geheim-0123456789"
+
+_ROWS = """
+DELETE FROM $ProxyModelTable; DELETE FROM $CredentialsTable; DELETE FROM $Config;
+UPDATE $SpendLogs SET spend = 0.1 WHERE request_id = (SELECT min(request_id) FROM $SpendLogs);
+UPDATE $SpendLogs
+SET messages = jsonb_build_array(jsonb_build_object('content', repeat('x', 500000) || 'y' || repeat('x', 500000)))
+WHERE request_id = (SELECT max(request_id) FROM $SpendLogs);
+INSERT INTO $ProxyModelTable (model_id, model_name, mishikallm_params, model_info, created_by, updated_by)
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Templates:
-    """The source itself, and the name of a template of its copy; both are on their servers."""
+    """A source that nobody changes, and the name of a template of its copy."""
 
     source: str
     copy: str
 
 
-@contextmanager
-def templates(pair: Pair, name: str, *rows: str) -> Iterator[Templates]:
-    """Template `filled` with the odd tables, these rows added, and a copy of all that."""
-    with ExitStack() as stack:
-        for server, origin in ((pair.old, "filled"), (pair.new, "bare")):
-            execute(server.url(), f"CREATE DATABASE {name} TEMPLATE {origin}")
-            stack.callback(execute, server.url(), f"DROP DATABASE {name} WITH (FORCE)")
-            execute(server.url(name), oddities.TABLES)
-        source, target = pair.old.url(name), pair.new.url(name)
-        execute(source, *map(written, rows))
-        carry_out(see(source, target, everything=True), source, target)
-        yield Templates(source=source, copy=name)
+def templates(pair: Pair) -> Templates:
+    """Template `filled` with the odd tables, something encrypted, 1 MB of JSON, and a copy of all that.
+
+    Made once; it lasts as long as the servers.
+    """
+    made = Templates(source=pair.old.url("proven"), copy="proven")
+    if ask(pair.new.url(), "SELECT count(*) FROM pg_database WHERE datname = 'proven'"):
+        return made
+    for server, origin in ((pair.old, "filled"), (pair.new, "bare")):
+        execute(server.url(), f"CREATE DATABASE proven TEMPLATE {origin}")
+        execute(server.url("proven"), oddities.TABLES)
+    sealed = json.dumps({"model": _box("azure/gpt"), "api_key": _box("hunter2"), "rpm": 600})
+    model_row = f"VALUES ('m1', 'gpt', '{sealed}', '{{}}', 'me', 'me')"
+    execute(made.source, oddities.ROWS, oddities.HOSTILE, written(f"{_ROWS} {model_row}"))
+    target = pair.new.url(made.copy)
+    carry_out(see(made.source, target, everything=True), made.source, target)
+    return made
+
+
+def _box(text: str) -> str:
+    """As the proxy encrypts with its salt key."""
+    sealer = nacl.secret.SecretBox(hashlib.sha256(SALT.encode()).digest())
+    return base64.b64encode(bytes(sealer.encrypt(text.encode()))).decode()
 
 
 def plant(url: str, *statements: str) -> None:

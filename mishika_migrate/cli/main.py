@@ -73,8 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0
     except Exception as error:
-        status = 1
-        _tell(_bug(error, given), given)
+        told = _stopped() or _bug(error, given)
+        status = told.status
+        _tell(told, given)
     if (failure := streams.failure()) and status == 0:
         from mishika_migrate.cli import face
 
@@ -128,6 +129,14 @@ def _near(name: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(name, list(known), 1)
     return f"Did you mean {close[0]}?" if close else ""
+
+
+def _stopped() -> errors.Error | None:
+    """What a signal meant that was raised inside of a library, which made another error of it."""
+    number = signals.heard()
+    if not number:
+        return None
+    return errors.Interrupted("interrupted; nothing was written", hint="Run the same command again.", signal=number)
 
 
 def _bug(error: Exception, given: Sequence[str]) -> errors.Error:

@@ -15,6 +15,12 @@ from mishika_migrate import errors
 _HANGUP = getattr(signal, "SIGHUP", None)
 _SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, _HANGUP) if number is not None)
 _NOTICE = "stopping; once more ends at once"
+_heard = 0
+
+
+def heard() -> int:
+    """The number of the signal that has asked to stop, 0 while there is none."""
+    return _heard
 
 
 def raising() -> None:
@@ -27,7 +33,8 @@ def raising() -> None:
             # Whatever cleans up after the first may wait for a server that does not answer.
             _end_at_once(number, lambda: tell("ended at once"))
             return
-        before = number
+        global _heard  # noqa: PLW0603 - a library may swallow what is raised here, as psycopg does while it loads
+        before = _heard = number
         raise errors.Interrupted("interrupted; nothing was written", hint="Run the same command again.", signal=number)
 
     _install(handle)

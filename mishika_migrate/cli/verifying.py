@@ -13,7 +13,7 @@ from mishika_migrate.cli import options
 if TYPE_CHECKING:
     from mishika_migrate import model
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import verify as verifying
+    from mishika_migrate.operations import scopes
     from mishika_migrate.pg import sides
 
 
@@ -113,7 +113,7 @@ def _proof(face: Face) -> model.Proof:
     keys = samples.read(wanted.sample_keys, sys.stdin) if wanted.sample_keys else ()
 
     def checks(
-        ours: model.Catalog, theirs: model.Catalog, scope: verifying.Scope, both: sides.Both
+        ours: model.Catalog, theirs: model.Catalog, scope: scopes.Scope, both: sides.Both
     ) -> Sequence[model.Check]:
         from mishika_migrate.operations import continuity
 

@@ -43,6 +43,7 @@ from mishika_migrate.model.plans import (
     Step,
 )
 from mishika_migrate.model.proofs import (
+    CHECKS,
     Check,
     Compared,
     Comparison,
@@ -83,6 +84,7 @@ from mishika_migrate.model.servers import (
 )
 
 __all__ = [
+    "CHECKS",
     "KEY",
     "OLDEST_SERVER",
     "Account",

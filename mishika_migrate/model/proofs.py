@@ -185,9 +185,13 @@ class Keys:
         return self.outcomes.get(outcome, 0)
 
     @property
+    def different(self) -> bool:
+        """Whether any key is decided otherwise, samples aside."""
+        return any(count and self.weights.get(code) == "error" for code, count in self.reasons.items())
+
+    @property
     def state(self) -> State:
-        bad = any(count and self.weights.get(code) == "error" for code, count in self.reasons.items())
-        return "different" if bad or any(_bad(each) for each in self.samples) else "ok"
+        return "different" if self.different or any(_bad(each) for each in self.samples) else "ok"
 
     @property
     def capped(self) -> int:
@@ -211,6 +215,14 @@ class Keys:
 
 def _bad(verdict: Verdict) -> bool:
     return any(reason.weight == "error" for reason in verdict.reasons)
+
+
+CHECKS = (
+    "tables", "keys", "columns", "indexes", "constraints", "migrations", "obstacles", "foreign-keys",
+    "soft-references", "sequences", "views", "ciphertext", "decryption",
+    "probe-samples", "probe-ready", "probe-keys", "probe-refusals", "probe-database",
+)  # fmt: skip
+"""The codes of all checks, which `--allow-unchecked` takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +320,7 @@ class Proof:
             return "Sampled"
         if any(content.existing in ("skip", "update") for content in self.contents):
             return "All there"
-        return {"content": "Equal", "keys": "Same keys", "counts": "Same counts"}[self.level]
+        return {"content": "Equal", "keys": "Same row keys", "counts": "Same counts"}[self.level]
 
     @property
     def _differing(self) -> list[str]:
@@ -319,6 +331,7 @@ class Proof:
             f"{count(rows, 'row')} {'differs' if rows == 1 else 'differ'} in {tables} of"
             f" {count(len(self.contents), 'table')}": tables,
             f"{failed} of {count(len(self.checks), 'check')} failed": failed,
-            "keys would be decided otherwise": self.keys is not None and self.keys.state == "different",
+            "keys would be decided otherwise": self.keys is not None and self.keys.different,
+            "sample keys do not continue unchanged": self.keys is not None and any(map(_bad, self.keys.samples)),
         }
         return [words for words, there in parts.items() if there]

@@ -43,6 +43,7 @@ def inspect(
     )
     return (
         *structure.inspect(rules, source, target, tables),
+        _obstacles(sides),
         _foreign_keys(sides),
         _soft_references(rules, sides),
         _sequences(sides),
@@ -86,6 +87,21 @@ class _Sides:
 
     def __iter__(self) -> Iterator[_Side]:
         return iter((self.ours, self.theirs))
+
+
+def _standing_before(side: _Side, tables: Sequence[str]) -> set[tuple[str, str]]:
+    return side.asked(lambda: continuity.obstacles(side.session, side.catalog.endpoint.schema, tables))
+
+
+def _obstacles(sides: _Sides) -> model.Check:
+    """What the target alone has: with it the application reads or writes other rows than before."""
+    ours, theirs = (_standing_before(side, sides.tables) for side in sides)
+    said = [structure.problem(f"{table} of the target has {what}, the source's has not") for table, what in
+            sorted(theirs - ours)]  # fmt: skip
+    said += [structure.note(f"{table} of the source has {what}, the target's has not") for table, what in
+             sorted(ours - theirs)]  # fmt: skip
+    title = "No trigger, rule or row security comes between the application and its rows"
+    return structure.check("obstacles", title, len(sides.tables), said)
 
 
 # -- foreign keys ---------------------------------------------------------------------------------

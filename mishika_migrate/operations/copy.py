@@ -445,7 +445,8 @@ class _Copy:
                 f"the books of {wrong.table} do not balance: {wrong.rows_out} rows left the source,"
                 f" {wrong.rows_in} arrived, the ledger says {wrong.rows_ledger}"
             )
-        self._watch.ask(lambda session: ledger.end(session, run=self._run, state="finished"))
+        proven = f"compared with the snapshot: {self._proof.headline}" if self._proof else ""
+        self._watch.ask(lambda session: ledger.end(session, run=self._run, state="finished", message=proven))
         return books
 
     def _ended(self, error: errors.Error | engine.Interruption) -> errors.Error:

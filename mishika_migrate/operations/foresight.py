@@ -54,7 +54,7 @@ def look(
         return Foresight()
     with sides.Sides(source.endpoint, target.endpoint, name=NAME) as seen:
         both = seen.first
-        method = digest.method(both.sessions, "fast")
+        method = digest.method(both, "fast")
         found = [one for each in wanted for one in _collisions(each, both, method)]
         effects = [_effect(each, both, method) for each in wanted] if counting else []
     return Foresight(collisions=tuple(found), effects=tuple(effects))

@@ -105,7 +105,7 @@ def inspect(
         ),
         found,
     )
-    return _with_samples(asked, both, result, samples, fenced=fenced), found
+    return sampled(asked, both, result, samples, fenced=fenced), found
 
 
 def lenient(found: model.Keys) -> model.Keys:
@@ -217,9 +217,10 @@ def _alike(ring: model.Keyring, ours: Mapping[str, int], theirs: Mapping[str, in
     )
 
 
-def _with_samples(
+def sampled(
     asked: Question, both: sides.Both, result: model.Keys, samples: Sequence[tuple[str, str]], *, fenced: bool
 ) -> model.Keys:
+    """The result with a verdict about each of the samples, as both sides are seen now."""
     if not samples:
         return result
     wanted = keys.having([token for _, token in samples])

@@ -99,7 +99,7 @@ class Pass:
         self._ends: dict[model.Role, model.Endpoint] = {"source": source, "target": target}
         self._run, self._name, self._waits = run, name, waits
         self._holder, self._emit = holder, emit
-        self._method = digest.method(seen.first.sessions, "fast")
+        self._method = digest.method(seen.first, "fast")
 
     def core(self) -> list[model.Synced]:
         """All core tables: what is missing, other and too much, in one transaction."""
@@ -197,7 +197,7 @@ class Pass:
             self._emit(events.TableSynced(change=change))
             return change
 
-        with ThreadPoolExecutor(jobs, thread_name_prefix="sync") as pool:
+        with ThreadPoolExecutor(jobs, thread_name_prefix="sync") as pool, connect.given_up(self._name):
             return list(pool.map(one, enumerate(self._scene.history)))
 
     def _horizon(self, watch: connect.Session, step: model.CopyTable) -> str:

@@ -1,7 +1,7 @@
 """`sync`: makes the target's tables what a new snapshot of the source holds, and says what that takes.
 
-Imports levelling, keys, look, verify, liveness, pg, plan and the words. Equal rows are not transferred: differences are
-found by hashes (`pg.digest`), or for rows that are never changed by what the last run has seen.
+Imports levelling, keys, look, scopes, verify, liveness, pg, plan and the words. Equal rows are not transferred:
+differences are found by hashes (`pg.digest`), or for rows that are never changed by what the last run has seen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mishika_migrate import (
     occupancy,
     selection,
 )
-from mishika_migrate.operations import keys, levelling, liveness, look, verify
+from mishika_migrate.operations import keys, levelling, liveness, look, scopes, verify
 from mishika_migrate.pg import connect, digest, ledger, sides, snapshot
 
 
@@ -55,7 +55,7 @@ def prepare(
 ) -> tuple[levelling.Scene, tuple[str, ...]]:
     """Reads both sides, and notes for the operator; writes nothing.
 
-    Without `wanted` the tables are those of the ledger's last run. Raises `errors.Refused` with every finding that
+    Without `wanted` the tables are those of the ledger's runs. Raises `errors.Refused` with every finding that
     stands in the way, and with the evidence that the target is in use already.
     """
     said = "as asked for"
@@ -111,16 +111,11 @@ def _privileges(step: model.CopyTable, target: model.Catalog) -> Iterator[model.
 
 def _last(target: model.Endpoint, span: history.Span | None) -> tuple[selection.Wanted, history.Span | None, str]:
     """What the last run has copied; all that keeps keys working where there was none."""
-    last = verify.last_run(target)
+    last = scopes.copied(target)
     if last is None:
         return selection.Wanted(), span, "what is required or in use: the target has no run in its ledger"
-    run, todo = last
-    within = next(iter(todo.intervals.values()), None)
-    return (
-        selection.Wanted(only=tuple(each.table for each in todo.chosen)),
-        history.span(within) if within else span,
-        f"as run {run}",
-    )
+    within = next(iter(last.within.values()), None)
+    return selection.Wanted(only=last.tables), history.span(within) if within else span, last.said
 
 
 def _scene(
@@ -168,7 +163,7 @@ def foresee(
     """What `carry_out` would do now, and what that means for keys; writes nothing."""
     began = time.monotonic()
     with sides.Sides(source, target, name=_NAME) as seen:
-        method = digest.method(seen.first.sessions, "fast")
+        method = digest.method(seen.first, "fast")
 
         def one(step: model.CopyTable) -> model.Synced:
             with seen.pair() as both:
@@ -177,7 +172,7 @@ def foresee(
             emit(events.TableSynced(change=change, foreseen=True))
             return change
 
-        with ThreadPoolExecutor(options.jobs, thread_name_prefix="sync") as pool:
+        with ThreadPoolExecutor(options.jobs, thread_name_prefix="sync") as pool, connect.given_up(_NAME):
             changes = list(pool.map(one, (*scene.core, *scene.history)))
         judged = _keys(scene, seen.first, method, options)
     return model.Sync(

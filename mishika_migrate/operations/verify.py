@@ -1,6 +1,6 @@
 """`verify`: proves that both sides hold the same, or says which rows, columns and keys do not.
 
-Imports contents, keys, pg, comparing, selection, plan and the words. Each side is read in one snapshot for
+Imports contents, keys, scopes, pg, comparing, selection and the words. Each side is read in one snapshot for
 everything; nothing is written on either.
 """
 
@@ -10,14 +10,14 @@ import dataclasses
 import datetime
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from mishika_migrate import comparing, errors, events, history, matrix, model, plan, selection
-from mishika_migrate.operations import contents, keys
-from mishika_migrate.pg import catalog, connect, digest, ledger, sides, survey
+from mishika_migrate import comparing, errors, events, history, matrix, model, selection, words
+from mishika_migrate.operations import contents, keys, scopes
+from mishika_migrate.pg import catalog, connect, digest, sides, survey
 
 NAME = "mishika-migrate/verify"
 
@@ -44,21 +44,8 @@ class Options:
     samples: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
-    """Which tables are compared, within which intervals, and where that was said.
-
-    `existing` says of which tables rows were merged into the target's.
-    """
-
-    tables: tuple[str, ...]
-    said: str
-    within: Mapping[str, model.Interval] = field(default_factory=dict)
-    existing: Mapping[str, model.Existing] = field(default_factory=dict)
-
-
 Emit = Callable[[events.Event], None]
-Checks = Callable[[model.Catalog, model.Catalog, Scope, sides.Both], Sequence[model.Check]]
+Checks = Callable[[model.Catalog, model.Catalog, scopes.Scope, sides.Both], Sequence[model.Check]]
 
 
 def prove(
@@ -72,21 +59,29 @@ def prove(
     checks: Checks,
     emit: Emit,
 ) -> model.Proof:
-    """Everything that was found. Without `wanted` the scope is that of the ledger's last run.
+    """Everything that was found. Without `wanted` the scope is that of the ledger's runs.
 
     `checks` are made in the same snapshots. Raises `errors.ServerError` when a side cannot be read: what cannot be
     compared is never equal.
     """
-    return _prove(
-        rules,
-        source,
-        target,
-        lambda ours, theirs: _scope(rules, ours, theirs, target, wanted, span),
-        options,
-        checks,
-        emit,
-        name=NAME,
-    )
+    try:
+        return _prove(
+            rules,
+            source,
+            target,
+            lambda ours, theirs: scopes.choose(rules, ours, theirs, target, wanted, span),
+            options,
+            checks,
+            emit,
+            name=NAME,
+        )
+    except errors.SnapshotLost as error:
+        error.hint = "The session that exported it must stay open; give the name that pg_export_snapshot() returned."
+        raise
+    except errors.Denied as error:
+        if error.hint == connect.DENIED:
+            error.hint = "Give the role what docs/ci.md lists: SELECT on all tables; BYPASSRLS under row security."
+        raise
 
 
 def of_copy(
@@ -110,7 +105,7 @@ def of_copy(
     within = {table.name: interval for table, interval in todo.intervals.items()}
     existing = {table.name: how for table, how in todo.merged.items()}
     tables = tuple(each.table for each in todo.chosen)
-    scope = Scope(tables=tables, said="what was copied", within=within, existing=existing)
+    scope = scopes.Scope(tables=tables, said="what was copied", within=within, existing=existing)
     return _prove(rules, source, target, lambda ours, theirs: scope, options, lambda *_: (), emit, name=name)
 
 
@@ -118,7 +113,7 @@ def _prove(
     rules: matrix.Matrix,
     source: model.Endpoint,
     target: model.Endpoint,
-    choose: Callable[[model.Catalog, model.Catalog], Scope],
+    choose: Callable[[model.Catalog, model.Catalog], scopes.Scope],
     options: Options,
     checks: Checks,
     emit: Emit,
@@ -129,7 +124,7 @@ def _prove(
     ours, theirs = catalogs(rules, source, target, name)
     scope = choose(ours, theirs)
     snapshots: dict[model.Role, str] = {"source": options.snapshot} if options.snapshot else {}
-    with _opened(source, target, name, snapshots) as seen:
+    with sides.Sides(source, target, name=name, snapshots=snapshots) as seen:
         _refuse_one(seen.first, source, target)
         found = compare(rules, ours, theirs, scope, seen, options=options, emit=emit)
         made = [
@@ -138,7 +133,7 @@ def _prove(
             *checks(ours, theirs, scope, seen.first),
         ]
         state = seen.states["source"]
-    if options.rechecks and not options.snapshot:
+    if options.rechecks:
         found = _recheck(found, source, target, options, emit)
     return model.Proof(
         source=source.label,
@@ -158,20 +153,10 @@ def _prove(
     )
 
 
-def _opened(
-    source: model.Endpoint, target: model.Endpoint, name: str, snapshots: Mapping[model.Role, str]
-) -> sides.Sides:
-    try:
-        return sides.Sides(source, target, name=name, snapshots=snapshots)
-    except errors.SnapshotLost as error:
-        error.hint = "The session that exported it must stay open; give the name that pg_export_snapshot() returned."
-        raise
-
-
 def _refuse_one(both: sides.Both, source: model.Endpoint, target: model.Endpoint) -> None:
     """A database is always equal to itself."""
-    with survey.marked(both.sessions["source"]) as mark:
-        if survey.has_mark(both.sessions["target"], mark):
+    with connect.translated(source), survey.marked(both.sessions["source"]) as mark:
+        if both.one("target", lambda session, _: survey.has_mark(session, mark), ""):
             raise errors.Refused(
                 f"source {source.label} and target {target.label} are the same database",
                 hint="Give --target the URL of the new server.",
@@ -181,8 +166,8 @@ def _refuse_one(both: sides.Both, source: model.Endpoint, target: model.Endpoint
 def catalogs(
     rules: matrix.Matrix, source: model.Endpoint, target: model.Endpoint, name: str
 ) -> tuple[model.Catalog, model.Catalog]:
-    with ThreadPoolExecutor(2) as pool:
-        reading = [pool.submit(_catalog, rules, end, name) for end in (source, target)]
+    with ThreadPoolExecutor(2) as pool, connect.given_up(name) as stopping:
+        reading = [pool.submit(_catalog, rules, end, name, stopping) for end in (source, target)]
         ours, theirs = (each.result() for each in reading)
     for found in (ours, theirs):
         end = found.endpoint
@@ -197,65 +182,9 @@ def catalogs(
     return ours, theirs
 
 
-def _catalog(rules: matrix.Matrix, endpoint: model.Endpoint, name: str) -> model.Catalog:
-    with connect.session(endpoint, name=name, settings=sides.PATIENCE) as session:
+def _catalog(rules: matrix.Matrix, endpoint: model.Endpoint, name: str, stopping: Callable[[], bool]) -> model.Catalog:
+    with connect.session(endpoint, name=name, settings=sides.PATIENCE, stopping=stopping) as session:
         return catalog.read(session, endpoint, migrations=rules.migrations)
-
-
-# -- what is compared -----------------------------------------------------------------------------
-
-
-def _scope(
-    rules: matrix.Matrix,
-    source: model.Catalog,
-    target: model.Catalog,
-    end: model.Endpoint,
-    wanted: selection.Wanted | None,
-    span: history.Span | None,
-) -> Scope:
-    if wanted is None:
-        last = last_run(end)
-        if last is not None:
-            run, todo = last
-            within = {table.name: interval for table, interval in todo.intervals.items()}
-            return Scope(tables=tuple(each.table for each in todo.chosen), said=f"as run {run} copied", within=within)
-        chosen = selection.select(rules, source, selection.Wanted(), target=target)
-        said = "what is required or in use: the target has no run in its ledger"
-    else:
-        chosen, said = selection.select(rules, source, wanted, target=target), "as asked for"
-    intervals = {
-        each.table: interval
-        for each in chosen.chosen
-        if (table := source.table(each.table)) and (interval := history.interval(rules.entry(each.table), table, span))
-    }
-    tables = [each.table for each in chosen.chosen]
-    # A required table that the source has lost is not nothing to compare.
-    tables += [
-        entry.table
-        for entry in rules.entries
-        if entry.need == "required" and not chosen.only and wanted_in(entry.table, chosen) and entry.table not in tables
-    ]
-    return Scope(tables=tuple(tables), said=said, within=intervals)
-
-
-def wanted_in(table: str, chosen: model.Selection) -> bool:
-    """Whether nobody asked to leave it out."""
-    return all(left.table != table for left in chosen.left)
-
-
-def last_run(target: model.Endpoint) -> tuple[str, model.Plan] | None:
-    with connect.session(target, name=NAME) as session:
-        try:
-            with connect.translated(target):
-                last = ledger.latest(session)
-        except errors.Denied as error:
-            raise errors.Denied(
-                f"the ledger on {target.label} may not be read, so the last run's selection is not known",
-                hint="GRANT USAGE ON SCHEMA mishika_migrate, SELECT ON ALL TABLES IN SCHEMA mishika_migrate to this"
-                " role, or say what to compare, such as --include-spendlogs.",
-                sqlstate=error.sqlstate,
-            ) from error
-    return None if last is None else (last[0], plan.loads(last[1]))
 
 
 # -- comparing ------------------------------------------------------------------------------------
@@ -276,14 +205,14 @@ def compare(
     rules: matrix.Matrix,
     source: model.Catalog,
     target: model.Catalog,
-    scope: Scope,
+    scope: scopes.Scope,
     seen: sides.Sides,
     *,
     options: Options,
     emit: Emit,
 ) -> Found:
     """Content of all tables of the scope, `jobs` at once, and the verdicts of all keys."""
-    method = digest.method(seen.first.sessions, options.method)
+    method = digest.method(seen.first, options.method)
     looks = [
         _look(dataclasses.replace(each, existing=scope.existing.get(each.table, "refuse")), method, options)
         for each in comparing.of_selection(rules, source, target, scope.tables, within=scope.within)
@@ -293,6 +222,11 @@ def compare(
         asked = keys.question(rules, source, target, method=method, share=options.share)
     elif rules.keys and rules.keys.table in scope.tables and (names := _skipped(rules.keys, scope)):
         emit(events.Noticed(message=f"keys get no verdict: rows of {', '.join(names)} stayed as they were"))
+    if options.samples and asked is None:
+        raise errors.ConfigurationError(
+            "sample keys get a verdict only where all keys do",
+            hint="Leave out --level, and compare the tables of the keys too.",
+        )
     telling = threading.Lock()
 
     def one(look: digest.Look) -> contents.Table:
@@ -309,10 +243,10 @@ def compare(
             )
             return (keys.lenient(found), tally) if scope.existing else (found, tally)
 
-    with ThreadPoolExecutor(options.jobs, thread_name_prefix="verify") as pool:
+    with ThreadPoolExecutor(options.jobs, thread_name_prefix="verify") as pool, connect.given_up(seen.name):
         judging = pool.submit(all_keys, asked) if asked else None
         comparing_all = [pool.submit(one, look) for look in looks]
-        _wait([*comparing_all, *([judging] if judging else [])], seen)
+        _wait([*comparing_all, *([judging] if judging else [])])
         order = {table: n for n, table in enumerate(scope.tables)}
         tables = sorted((each.result() for each in comparing_all), key=lambda table: order[table.content.table])
         result, tally = judging.result() if judging else (None, None)
@@ -325,7 +259,7 @@ def _look(what: model.Comparison, method: model.Method, options: Options) -> dig
     return digest.Look(what=what, method=method, level=level, share=options.share)
 
 
-def _judged(rules: matrix.Matrix, scope: Scope, options: Options) -> model.Keyring | None:
+def _judged(rules: matrix.Matrix, scope: scopes.Scope, options: Options) -> model.Keyring | None:
     """The keys, where they are among what was asked for, and what decides about them was not to stay as it was."""
     ring = rules.keys
     if options.level != "content" or ring is None or ring.table not in scope.tables:
@@ -333,31 +267,28 @@ def _judged(rules: matrix.Matrix, scope: Scope, options: Options) -> model.Keyri
     return None if _skipped(ring, scope) else ring
 
 
-def _skipped(ring: model.Keyring, scope: Scope) -> tuple[str, ...]:
+def _skipped(ring: model.Keyring, scope: scopes.Scope) -> tuple[str, ...]:
     """Tables that decide about keys, and in which the target's rows stayed as they were."""
     return tuple(table for table in ring.tables if scope.existing.get(table) == "skip")
 
 
 def _undecided(
-    rules: matrix.Matrix, source: model.Catalog, target: model.Catalog, scope: Scope, options: Options
+    rules: matrix.Matrix, source: model.Catalog, target: model.Catalog, scope: scopes.Scope, options: Options
 ) -> Iterator[model.Check]:
     ring = _judged(rules, scope, options)
     if ring is not None and (found := comparing.undecided(ring, source, target)) is not None:
         yield found
 
 
-def _wait(calls: Sequence[Future[Any]], seen: sides.Sides) -> None:
-    """Until all are done; at the first that fails, or a signal, the others are ended."""
-    failed = True
+def _wait(calls: Sequence[Future[Any]]) -> None:
+    """Until all are done; at the first that fails, or a signal, those that have not begun never do."""
     try:
-        failed = any(call.exception() for call in wait(calls, return_when=FIRST_EXCEPTION).done)
-    finally:
-        if failed:
-            for call in calls:
-                call.cancel()
-            seen.cancel()
-    if failed:
-        raise sides.cause(calls)
+        if any(call.exception() for call in wait(calls, return_when=FIRST_EXCEPTION).done):
+            raise sides.cause(calls)
+    except BaseException:
+        for call in calls:
+            call.cancel()
+        raise
 
 
 # -- a source that moves --------------------------------------------------------------------------
@@ -386,6 +317,8 @@ def _again(found: Found, both: sides.Both, options: Options) -> Found:
     if found.asked and result and tally and 0 < tally.total == len(tally.places):
         tally = keys.again(found.asked, both, tally, fenced=options.fenced)
         result = keys.settled(result, tally)
+    if found.asked and result:
+        result = keys.sampled(found.asked, both, result, options.samples, fenced=options.fenced)
     return dataclasses.replace(found, contents=tables, judged=result, tally=tally)
 
 
@@ -394,17 +327,22 @@ def _again(found: Found, both: sides.Both, options: Options) -> Found:
 
 def _ciphertext(rules: matrix.Matrix, found: Found) -> Iterator[model.Check]:
     """Encrypted columns are equal when nothing of them is among what differs."""
-    entries = {entry.table: entry for entry in rules.entries if entry.encrypted}
-    looked, problems = 0, []
-    for table in found.contents:
-        entry = entries.get(table.content.table)
-        if entry is None or table.content.level != "content":
-            continue
-        looked += 1
-        for each in table.content.differences:
-            if changed := [column for column in each.columns if column in entry.encrypted]:
-                problems.append(f"{entry.table}: the ciphertext of row {each.row} differs in {', '.join(changed)}")
-    if looked:
-        yield model.Check(
-            code="ciphertext", title="Ciphertext is the same on both sides", looked=looked, problems=tuple(problems)
-        )
+    columns = {entry.table: entry.encrypted for entry in rules.entries if entry.encrypted}
+    asked = [
+        table.content for table in found.contents if table.content.level == "content" and table.content.table in columns
+    ]
+    if asked:
+        problems = [problem for content in asked for problem in _other_ciphertext(content, columns[content.table])]
+        title = "Ciphertext is the same on both sides"
+        yield model.Check(code="ciphertext", title=title, looked=len(asked), problems=tuple(problems))
+
+
+def _other_ciphertext(content: model.Content, columns: Sequence[str]) -> Iterator[str]:
+    if content.source_only or content.target_only:
+        one_side = words.count(content.source_only + content.target_only, "row")
+        yield f"{content.table}: {one_side} with ciphertext on one side only"
+    for each in content.differences:
+        if changed := [column for column in each.columns if column in columns]:
+            yield f"{content.table}: the ciphertext of row {each.row} differs in {', '.join(changed)}"
+    if content.capped:
+        yield f"{content.table}: {words.count(content.capped, 'difference')} not listed may be of ciphertext"

@@ -12,6 +12,7 @@ import re
 import selectors
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +37,10 @@ _SAME_TEXT: Mapping[str, str] = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "search_path": "",
+    # A database may read backslashes, quote names in definitions and print money otherwise than another one.
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "lc_monetary": "C",
 }
 
 # Seconds of silence after which a dead peer is noticed: 30 + 3 × 10.
@@ -269,6 +274,38 @@ def sever(prefix: str) -> None:
                     end.detach()
 
 
+@contextmanager
+def given_up(prefix: str) -> Iterator[Callable[[], bool]]:
+    """When the block fails, whatever sessions with such names wait for ends, by asking and then by force.
+
+    Yields what says so, for those who dial. To be used inside of what waits for the threads that use the sessions.
+    """
+    over = threading.Event()
+    try:
+        yield over.is_set
+    except BaseException:
+        over.set()
+        threading.Thread(target=_give_up, args=(prefix,), daemon=True, name="give up").start()
+        raise
+
+
+_GRACE_SECONDS = 0.75
+_GIVE_UP_SECONDS = 30.0
+
+
+def _give_up(prefix: str) -> None:
+    began = time.monotonic()
+    while (seconds := time.monotonic() - began) < _GIVE_UP_SECONDS:
+        with _guard:
+            if not any(name.startswith(prefix) for name in _sessions.values()):
+                return
+        if seconds < _GRACE_SECONDS:
+            cancel(prefix)
+        else:
+            sever(prefix)
+        time.sleep(_POLL_SECONDS)
+
+
 _LEFTOVERS = """
 FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND starts_with(application_name, %(prefix)s)
@@ -349,9 +386,12 @@ def _snapshot_is_gone(state: str, error: psycopg.Error) -> bool:
     return state in ("22023", "42704", "55000") and "snapshot" in str(error)
 
 
+DENIED = "Run `mishika-migrate plan`: it lists the GRANT for every missing privilege."
+"""The hint of `errors.Denied`, for those who know a better one."""
+
 _HINTS = {
     "lost": "See the server's log for why the session ended.",
-    "denied": "Run `mishika-migrate plan`: it lists the GRANT for every missing privilege.",
+    "denied": DENIED,
     "space": "Free space on the server.",
     "25006": "The server or this database accepts no writes: connect to the primary.",
     "55P03": "Another session holds a lock on the table; see pg_locks.",

@@ -214,6 +214,33 @@ def answer(session: connect.Session, view: model.TableName, *, seconds: float) -
     session.execute(sql.SQL("SELECT * FROM {} LIMIT 1").format(sql.Identifier(view.schema, view.name)))
 
 
+# What changes, hides or loses rows of a table, in a few words each. tgenabled D and the ledger's own never fire.
+_OBSTACLES = """
+SELECT c.relname::text AS "table", o.what
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (
+  SELECT 'trigger ' || t.tgname AS what FROM pg_trigger t
+  WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+  UNION ALL
+  SELECT 'rule ' || r.rulename FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_enabled <> 'D'
+  UNION ALL
+  SELECT 'row security' WHERE c.relrowsecurity
+  UNION ALL
+  SELECT 'policy ' || p.polname FROM pg_policy p WHERE p.polrelid = c.oid AND c.relrowsecurity
+  UNION ALL
+  SELECT 'unlogged: a crash of the server empties it' WHERE c.relpersistence = 'u'
+) o
+WHERE n.nspname = %(schema)s AND c.relname = ANY (%(tables)s)
+ORDER BY 1, 2
+"""
+
+
+def obstacles(session: connect.Session, schema: str, tables: Sequence[str]) -> set[tuple[str, str]]:
+    """Pairs of a table and what stands between the application and its rows: triggers, rules, row security."""
+    found = session.execute(_OBSTACLES, {"schema": schema, "tables": list(tables)})
+    return {(str(row[0]), str(row[1])) for row in found}
+
+
 def _search(session: connect.Session, schema: str) -> None:
     session.execute("SELECT set_config('search_path', quote_ident(%s), true)", [schema])
 

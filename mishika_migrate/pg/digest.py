@@ -1,6 +1,6 @@
 """Compares rows of two servers without moving them: hashes are computed inside each server and summed.
 
-Imports pg.connect, pg.snapshot and the words. One scan a side sums the hashes of rows by buckets of
+Imports pg.connect, pg.sides, pg.snapshot and the words. One scan a side sums the hashes of rows by buckets of
 their keys; of buckets that differ the hashes of keys and rows are fetched in order and compared; of rows that
 differ the hashes of columns. Equal tables cost one scan and a few kilobytes, whatever their size.
 """
@@ -16,7 +16,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from mishika_migrate import model
-from mishika_migrate.pg import connect, snapshot
+from mishika_migrate.pg import connect, sides, snapshot
 
 # 1,024 buckets hold some 500 rows each of a log of 1 GB, and their sums fit into a server's work_mem.
 _BUCKETS = 1024
@@ -58,20 +58,23 @@ _PROBE: LiteralString = (
 )
 
 
-def method(sessions: Mapping[model.Role, connect.Session], wanted: model.Method) -> model.Method:
+def method(both: sides.Both, wanted: model.Method) -> model.Method:
     """The hash by which both servers can be compared: the wanted one, or else sha256 of the text."""
-    both = list(sessions.values())
-    if wanted == "fast" and min(each.info.server_version for each in both) < _FAST_SINCE:
+    oldest = min(session.info.server_version for session in both.sessions.values())
+    if wanted == "fast" and oldest < _FAST_SINCE:
         wanted = "exact"
-    encodings = {_one(each, "SELECT getdatabaseencoding()") for each in both}
-    if wanted == "sha256" or len(encodings) > 1:
+    if wanted == "sha256" or not _agree(both, sql.Composed([sql.SQL("SELECT getdatabaseencoding()")])):
         return "sha256"  # a text has other bytes in another encoding
     probe = sql.SQL("SELECT {}").format(
         sql.SQL("hash_record_extended({}, 0)" if wanted == "fast" else "hashtextextended(({})::text, 0)").format(
             sql.SQL(_PROBE)
         )
     )
-    return wanted if len({_one(each, probe) for each in both}) == 1 else "sha256"
+    return wanted if _agree(both, probe) else "sha256"
+
+
+def _agree(both: sides.Both, query: sql.Composed) -> bool:
+    return len({both.one(role, lambda session, _: _one(session, query), "") for role in sides.ROLES}) == 1
 
 
 def blind(looks: Iterable[Look]) -> tuple[str, ...]:

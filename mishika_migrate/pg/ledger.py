@@ -344,7 +344,7 @@ def seen(session: connect.Session, *, table: str) -> tuple[tuple[str, ...], str]
     row = session.execute(
         "SELECT array_agg(DISTINCT s.horizon), r.plan FROM mishika_migrate.step s"
         " JOIN mishika_migrate.run r ON r.id = s.run"
-        ' WHERE s."table" = %s AND NOT s.stale AND r.state = \'finished\''
+        " WHERE s.\"table\" = %s AND NOT s.stale AND r.state = 'finished'"
         " GROUP BY r.id, r.plan, r.started ORDER BY r.started DESC LIMIT 1",
         [table],
     ).fetchone()
@@ -353,15 +353,15 @@ def seen(session: connect.Session, *, table: str) -> tuple[tuple[str, ...], str]
     return tuple(map(str, row[0])), str(row[1])
 
 
-def latest(session: connect.Session) -> tuple[str, str] | None:
-    """The last run that has brought something, and its plan as JSON; None without a ledger or such a run."""
+def plans(session: connect.Session) -> list[tuple[str, str]]:
+    """The runs that have brought something, the latest last, with their plans as JSON; none without a ledger."""
     if not exists(session):
-        return None
-    row = session.execute(
+        return []
+    found = session.execute(
         "SELECT r.id, r.plan FROM mishika_migrate.run r WHERE r.state <> 'abandoned'"
-        " AND EXISTS (SELECT FROM mishika_migrate.step s WHERE s.run = r.id) ORDER BY r.started DESC LIMIT 1"
-    ).fetchone()
-    return (str(row[0]), str(row[1])) if row else None
+        " AND EXISTS (SELECT FROM mishika_migrate.step s WHERE s.run = r.id) ORDER BY r.started"
+    )
+    return [(str(row[0]), str(row[1])) for row in found]
 
 
 def keep_index(session: connect.Session, *, run: str, table: model.TableName, name: str, definition: str) -> None:

@@ -17,8 +17,11 @@ from mishika_migrate import errors, model
 from mishika_migrate.pg import connect
 
 _T = TypeVar("_T")
-# A table that somebody holds for itself is an error with a name (55P03), not a silent wait.
-PATIENCE = {"lock_timeout": "30s"}
+
+PATIENCE = {
+    # A table that somebody holds for itself is an error with a name (55P03), not a silent wait.
+    "lock_timeout": "30s",
+}
 
 ROLES: tuple[model.Role, model.Role] = ("source", "target")
 
@@ -94,18 +97,17 @@ class Sides:
     def __enter__(self) -> Sides:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.cancel()
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Ends all sessions, in whatever state they are."""
         self._closing.close()
 
-    def cancel(self) -> None:
-        """Asks both servers to give up what they are at; returns at once."""
-        connect.cancel(self._name)
+    @property
+    def name(self) -> str:
+        """That of its sessions."""
+        return self._name
 
     @contextmanager
     def pair(self) -> Iterator[Both]:

@@ -28,6 +28,15 @@ def check(path: Path) -> None:
 
     Raises `errors.ConfigurationError`.
     """
+    try:
+        _check(path)
+    except OSError as error:
+        raise errors.ConfigurationError(
+            f"the report {path}: {error.strerror or error}", hint="Name another file."
+        ) from error
+
+
+def _check(path: Path) -> None:
     if path.suffix.lower() not in _FORMS:
         raise errors.ConfigurationError(
             f"the report {path} has no suffix that says its form",

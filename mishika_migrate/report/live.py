@@ -71,7 +71,7 @@ class Notes:
             content = event.content
             found = screen.count(content.different, "difference") if content.different else "equal"
             rows = screen.count(max(content.rows_source, content.rows_target), "row")
-            screen.say(self._to, f"{content.table}: {rows}, {found}, {screen.duration(content.seconds)}")
+            screen.say(self._to, f"table {content.table}: {rows}, {found}, {screen.duration(content.seconds)}")
         elif words := line(event):
             screen.say(self._to, words)
 

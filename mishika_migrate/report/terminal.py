@@ -335,7 +335,9 @@ def _standing(target: str, what: Sequence[model.Run], working: str, waiting: Seq
         yield "Start anew: `mishika-migrate copy`."
     yield f"From  {latest.source}"
     yield f"To    {latest.target}"
-    if latest.message and latest.state not in ("finished", "abandoned"):
+    if latest.message and latest.state == "finished":
+        yield f"{latest.message[:1].upper()}{latest.message[1:]}"
+    elif latest.message and latest.state != "abandoned":
         yield f"It ended with: {latest.message}"
     if waiting:
         yield f"Still to copy: {', '.join(waiting)}"

@@ -109,6 +109,9 @@ def test_selection_is_the_last_run_s_or_what_is_asked_for(ends: list[str], targe
         (["--sample-keys", "nowhere.txt"], 2, "nowhere.txt"),
         (["--snapshot", "00000003-00000001-1"], 6, "snapshot"),
         (["--include", "NoSuchTable"], 2, "there is no table or group"),
+        (["--allow-unchecked", "decrypton"], 2, "It takes tables, keys"),
+        (["--recheck", "2", "--snapshot", "x"], 2, "exclude each other"),
+        (["--report", f"{'x' * 300}.json"], 2, "File name too long"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
@@ -155,6 +158,73 @@ def test_interrupted_verification_ends_with_130(ends: list[str], target_url: str
     assert done.status == 130, done.err
     assert "Traceback" not in done.err
     wait_until(lambda: not backends(target_url, OURS))
+
+
+def test_scope_is_all_that_runs_have_copied(source_url: str, pair: Pair, clone: Clone, run: Run) -> None:
+    ends = ["--source", source_url, "--target", clone(pair.new, "bare")]
+    assert run("copy", "--yes", *ends).status == 0
+    assert run("copy", "--yes", "--only", "spendlogs", *ends).status == 0
+    change(ends[3], f"UPDATE {TEAM} SET blocked = NOT blocked")
+    done = run("verify", *ends, *ALLOWED)
+    assert done.status == 3
+    assert "as 2 runs copied" in done.out and "TeamTable" in done.out
+
+
+def test_sample_keys_without_verdicts_are_refused(ends: list[str], run: Run) -> None:
+    done = run("verify", *ends, "--level", "keys", "--sample-keys", "-", input="sk-0123456789abcdefghij\n")
+    assert done.status == 2
+    assert "sample keys get a verdict only where all keys do" in done.err
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        (f"ALTER TABLE {TOKEN} ENABLE ROW LEVEL SECURITY", "row security"),
+        (f"CREATE RULE away AS ON INSERT TO {LOGS} DO INSTEAD NOTHING", "rule away"),
+        (f"ALTER TABLE {LOGS} SET UNLOGGED", "unlogged"),
+        (
+            "CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+            f" CREATE TRIGGER never BEFORE UPDATE ON {TOKEN} FOR EACH ROW EXECUTE FUNCTION never()",
+            "trigger never",
+        ),
+    ],
+)
+def test_target_that_could_not_serve_the_proxy_is_different(
+    statement: str, words: str, ends: list[str], target_url: str, run: Run
+) -> None:
+    change(target_url, statement)
+    done = run("verify", *ends, *ALLOWED)
+    assert done.status == 3, done.out
+    assert words in done.out
+
+
+def test_rows_of_ciphertext_on_one_side_only_are_other_ciphertext(ends: list[str], target_url: str, run: Run) -> None:
+    change(target_url, 'DELETE FROM "MishikaLLM_CredentialsTable"')
+    done = run("verify", *ends, *ALLOWED, "--json")
+    (check,) = [line for line in done.lines() if line["event"] == "check" and line["code"] == "ciphertext"]
+    assert check["state"] == "different"
+    assert "on one side only" in check["problems"][0]
+
+
+def test_settings_of_a_database_change_nothing(pair: Pair, ends: list[str], target_url: str, run: Run) -> None:
+    name = target_url.partition("?")[0].rpartition("/")[2]
+    for setting in ("quote_all_identifiers = on", "standard_conforming_strings = off"):
+        change(target_url, f"ALTER DATABASE {name} SET {setting}")
+    done = run("verify", *ends, *ALLOWED)
+    assert done.status == 0, done.out
+
+
+def test_signal_is_heard_while_differences_are_read(
+    source_url: str, pair: Pair, clone: Clone, start: Start, tmp_path: Path
+) -> None:
+    """A table that nobody lets be read: the first signal ends it, whichever phase waits."""
+    target = clone(pair.new, "bare")
+    with locked(target, "MishikaLLM_TeamTable", "ACCESS EXCLUSIVE"):
+        child = start("verify", "--source", source_url, "--target", target)
+        wait_until(lambda: ask(target, WAITING))
+        child.signal(signal.SIGTERM)
+        done = child.ended(seconds=20)
+    assert done.status == 143, done.err
 
 
 # -- reports --------------------------------------------------------------------------------------

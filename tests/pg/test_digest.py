@@ -201,7 +201,7 @@ def test_counts_see_nothing_but_the_number(bench: Bench) -> None:
 
 
 def method(bench: Bench, wanted: model.Method) -> model.Method:
-    return digest.method(bench.both.sessions, wanted)
+    return digest.method(bench.both, wanted)
 
 
 def test_servers_agree_on_the_hash(bench: Bench) -> None:

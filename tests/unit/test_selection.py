@@ -258,3 +258,28 @@ def test_nothing_is_asked_of_what_the_role_cannot_read() -> None:
 
 def test_large_tables_are_not_asked_but_named() -> None:
     assert ask(dataclasses.replace(A, bytes=1 << 40), table("b")) == ((), (), ("a",))
+
+
+# -- rows on the target ---------------------------------------------------------------------------
+
+
+def test_table_counts_more_than_its_group_and_its_group_more_than_all() -> None:
+    given = rules(
+        entry("App_must"), *(entry(name, "if-wanted", group="g") for name in ("App_a", "App_b")), groups=["g"]
+    )
+    source = catalog("source", [table(each.table) for each in given.entries])
+    ways: tuple[tuple[str, model.Existing], ...] = (("a", "replace"), ("g", "skip"), ("", "update"))
+    for said in (ways, ways[::-1]):
+        found = selection.select(given, source, selection.Wanted(groups=frozenset("g"), existing=said))
+        assert {each.table: each.existing for each in found.chosen} == {
+            "App_must": "update", "App_a": "replace", "App_b": "skip"
+        }  # fmt: skip
+    with pytest.raises(errors.ConfigurationError, match="there is no table or group 'c'"):
+        selection.select(given, source, selection.Wanted(existing=(("c", "skip"),)))
+
+
+def test_history_of_migrations_is_never_merged() -> None:
+    given = rules(entry("a"), migrations="done")
+    source = catalog("source", [table("a"), table("done")])
+    found = selection.select(given, source, selection.Wanted(create_schema=True, existing=(("", "update"),)))
+    assert {each.table: each.existing for each in found.chosen} == {"a": "update", "done": "refuse"}

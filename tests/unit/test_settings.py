@@ -343,3 +343,28 @@ def test_executor_and_lag_are_checked(tmp_path: Path) -> None:
     for wrong in ("dask", "dask=", "spark", "dask=a b"):
         assert "dask=ADDRESS" in refusal(tmp_path, executor=wrong).hint
     assert "500ms" in refusal(tmp_path, pause_if_lag="soon").hint
+
+
+# -- rows on the target ---------------------------------------------------------------------------
+
+
+def test_what_becomes_of_rows_on_the_target_is_said_for_all_tables_and_for_some(tmp_path: Path) -> None:
+    found = load(tmp_path, on_existing=["skip", "SpendLogs=update", "a=b=replace", "skip"], order="newest")
+    assert found.on_existing == (("", "skip"), ("SpendLogs", "update"), ("a=b", "replace"))
+    assert found.order == "newest"
+    write(tmp_path, "on-existing: [refuse, usage=skip]\norder: newest\n")
+    assert load(tmp_path).on_existing == (("", "refuse"), ("usage", "skip"))
+    write(tmp_path, "on_existing: update\n")
+    assert load(tmp_path).on_existing == (("", "update"),)
+
+
+@pytest.mark.parametrize("value", ["merge", "SpendLogs", "=skip", "SpendLogs=", "skip=SpendLogs", 7, True, "Skip", ""])
+def test_other_words_for_rows_on_the_target_are_no_guess(value: object, tmp_path: Path) -> None:
+    error = refusal(tmp_path, on_existing=[value])
+    assert "--on-existing: on-existing must be refuse, replace, skip, update, or one of them" in error.message
+
+
+@pytest.mark.parametrize("values", [["skip", "update"], ["SpendLogs=skip", "SpendLogs=replace"]])
+def test_two_things_about_the_same_rows_are_an_error(values: list[str], tmp_path: Path) -> None:
+    assert "on-existing says two things about" in refusal(tmp_path, on_existing=values).message
+    assert "order must be one of size, newest" in refusal(tmp_path, order="oldest").message
