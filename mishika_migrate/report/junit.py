@@ -35,7 +35,10 @@ class _Case:
 
 def text(proof: model.Proof) -> str:
     """A whole document. It fails where the exit status is not 0, and a check that was not made is a failure too."""
-    content = _suite("content", [_content(each) for each in proof.contents], sum(c.seconds for c in proof.contents))
+    tables = [_content(each) for each in proof.contents]
+    if not proof.compared:
+        tables.append(_Case(name="tables", kind="unchecked", failure="no table was compared"))
+    content = _suite("content", tables, sum(each.seconds for each in proof.contents))
     keys = _suite("keys", list(_keys(proof.keys)), proof.keys.seconds if proof.keys else 0.0)
     checks = _suite("checks", [_check(each, proof) for each in proof.checks], 0.0)
     suites = (content, keys, checks)

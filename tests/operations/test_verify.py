@@ -297,8 +297,22 @@ DECIDED: Mapping[str, Decided] = {
 }
 
 
+LATER = (
+    "a key has another hash",
+    "a key's block is not known",
+    "a team's block is lifted",
+    "a key never expires",
+    "a team's models with a NULL",
+    "metadata becomes a list",
+    "a team's metadata is encoded twice",
+    "what only people read",
+    "a team's spend",
+)
+"""What is like another one of them."""
+
+
 @EXACTLY
-@pytest.mark.parametrize("name", DECIDED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=soak if name in LATER else ()) for name in DECIDED])
 def test_one_planted_fault_of_keys_is_judged(ends: tuple[str, str], name: str, method: str) -> None:
     source, target = ends
     fault = DECIDED[name]

@@ -111,7 +111,7 @@ def test_every_change_is_seen_in_its_column_alone(bench: Bench, name: str, mode:
     statement, expected = oddities.CHANGES[name]
     ((table, rows),) = expected.rows.items()
     look = bench.look(table, mode)
-    for role in ROLES:
+    for role in ROLES if mode == "fast" else ROLES[1:]:
         with bench.planted(statement, into=role):
             content = bench.compare(look)
         here, there, differing = rows

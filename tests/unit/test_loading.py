@@ -147,9 +147,7 @@ def deferred(
     fields = {"indexes": INDEXES, "occupied": False, **place}
     source = catalog("source", [table("t", bytes=size)])
     target = replace(catalog("target", []), tables=(table("t", **fields),))
-    steps, findings = loading.deferrals(
-        ["t", "absent"], source, target, loading.Manner(defer=defer), {"t": existing}
-    )
+    steps, findings = loading.deferrals(["t", "absent"], source, target, loading.Manner(defer=defer), {"t": existing})
     return [(step.id, step.names) for step in steps], [f"{finding.severity} {finding.code}" for finding in findings]
 
 
