@@ -82,12 +82,18 @@ def inspect(
                 where=(where.column, where.values) if where else None,
             )
             counts.append(_count(f"{table.name}.{column}", found, safes))
+    looked = sum(count.looked for count in counts)
+    untried = "no secret was tried: the tables that were compared hold nothing encrypted"
     return model.Check(
         code=CODE,
         title="Encrypted values can be decrypted",
-        looked=sum(count.looked for count in counts),
+        looked=looked,
         problems=tuple(problem for count in counts for problem in _problems(count)) + _mixture(counts),
-        notes=tuple(note for count in counts for note in _notes(count, bool(safes))) + _openers(counts, safes),
+        notes=(
+            *(note for count in counts for note in _notes(count, bool(safes))),
+            *_openers(counts, safes),
+            *([untried] if safes and not looked else []),
+        ),
         why_not="; ".join([*absent, *_closed(counts)]),
     )
 
