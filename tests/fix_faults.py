@@ -382,7 +382,7 @@ class FullDisk:
         subprocess.run(["prlimit", f"--pid={pid}", f"--fsize={size}:unlimited"], check=True, **account)
 
 
-@pytest.fixture(params=["tmpfs", "limit"])
+@pytest.fixture(params=[pytest.param("tmpfs", marks=pytest.mark.soak), "limit"])
 def full_disk(request: pytest.FixtureRequest, pair: Pair, target_url: str) -> Iterator[Callable[[str], FullDisk]]:
     """`full_disk("name")` puts that table or index of the target on it."""
     made: list[FullDisk] = []

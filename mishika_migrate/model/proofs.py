@@ -331,7 +331,10 @@ class Proof:
             f"{count(rows, 'row')} {'differs' if rows == 1 else 'differ'} in {tables} of"
             f" {count(len(self.contents), 'table')}": tables,
             f"{failed} of {count(len(self.checks), 'check')} failed": failed,
-            "keys would be decided otherwise": self.keys is not None and self.keys.different,
-            "sample keys do not continue unchanged": self.keys is not None and any(map(_bad, self.keys.samples)),
         }
-        return [words for words, there in parts.items() if there]
+        found = [words for words, there in parts.items() if there]
+        if self.keys is not None and self.keys.different:
+            found.append("keys would be decided otherwise")
+        elif self.keys is not None and self.keys.state == "different":
+            found.append("sample keys do not continue unchanged")
+        return found

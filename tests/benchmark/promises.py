@@ -102,7 +102,11 @@ def _copied(old: servers.Server, new: servers.Server, name: str) -> float:
     _create(new, "goal", "bare")
     ends = ("--source", old.url(name), "--target", new.url("goal"))
     done = subprocess.run(
-        command("copy", "--yes", "--json", *ends), env=environment(), capture_output=True, text=True, check=True
+        command("copy", "--yes", "--json", "--verify", *ends),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     (finished,) = [line for line in map(json.loads, done.stdout.splitlines()) if line["event"] == "run_finished"]
     return float(finished["seconds"])
@@ -111,7 +115,7 @@ def _copied(old: servers.Server, new: servers.Server, name: str) -> float:
 def _memory(folder: Path, old: servers.Server, new: servers.Server) -> float:
     _create(new, "goal", "bare")
     ends = ("--source", old.url("logs"), "--target", new.url("goal"))
-    done, peak = measured(folder, "copy", "--yes", "--quiet", "--include-spendlogs", *ends)
+    done, peak = measured(folder, "copy", "--yes", "--quiet", "--verify", "--include-spendlogs", *ends)
     assert done.status == 0, done.err
     return peak / 1e6
 

@@ -42,7 +42,7 @@ def copied(pair: Pair, common_source: str) -> Iterator[str]:
     url = pair.new.url("copied")
     ends = ["--source", common_source, "--target", url]
     done = subprocess.run(
-        command("copy", "--include-spendlogs", "--yes", "--quiet", *ends),
+        command("copy", "--include-spendlogs", "--yes", "--quiet", "--verify", *ends),
         env=environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -241,7 +241,7 @@ def test_row_of_64_mb_arrives_in_three_times_its_memory(source_url: str, target_
         f"UPDATE \"{LOGS}\" SET api_base = repeat('x', {size})"
         f' WHERE request_id IN (SELECT request_id FROM "{LOGS}" LIMIT 2)',
     )
-    done, peak = measured(tmp_path, *arguments(source_url, target_url))
+    done, peak = measured(tmp_path, *arguments(source_url, target_url), "--verify")
     assert done.status == 0, done.err
     assert_equal(source_url, target_url, [LOGS])
     print(f"peak {peak / MB:.0f} MB")
@@ -250,7 +250,7 @@ def test_row_of_64_mb_arrives_in_three_times_its_memory(source_url: str, target_
 
 def test_bulk_copy_stays_below_120_mb(source_url: str, target_url: str, tmp_path: Path) -> None:
     enlarge(source_url, 60 * MB)
-    done, peak = measured(tmp_path, *arguments(source_url, target_url))
+    done, peak = measured(tmp_path, *arguments(source_url, target_url), "--verify")
     assert done.status == 0, done.err
     print(f"peak {peak / MB:.0f} MB")
     assert peak < 120 * MB
@@ -261,7 +261,7 @@ def test_bulk_copy_stays_below_120_mb(source_url: str, target_url: str, tmp_path
 @pytest.mark.soak
 def test_bulk_copy_stays_below_120_mb_at_300_mb(source_url: str, target_url: str, tmp_path: Path) -> None:
     enlarge(source_url, 300 * MB)
-    done, peak = measured(tmp_path, *arguments(source_url, target_url))
+    done, peak = measured(tmp_path, *arguments(source_url, target_url), "--verify")
     assert done.status == 0, done.err
     print(f"peak {peak / MB:.0f} MB")
     assert peak < 120 * MB

@@ -329,7 +329,7 @@ def test_copy_proves_that_all_rows_are_there_and_says_which_are_the_targets_own(
 ) -> None:
     change(source_url, filled)
     execute(filled, f"""INSERT INTO "{KEYS}" (token, key_alias) VALUES ('own', 'own')""")
-    ends = ("copy", "--yes", "--source", source_url, "--target", filled, "--overwrite-live-target")
+    ends = ("copy", "--yes", "--verify", "--source", source_url, "--target", filled, "--overwrite-live-target")
     ways = ("--everything", "--on-existing", "update", "--on-existing", "spendlogs=skip")
     done = run(*ends, *ways)
     assert done.status == 0, done.err
@@ -363,7 +363,7 @@ def resume(run: Run, source: str, target: str) -> Ended:
     return run("copy", "--resume", "--json", "--source", source, "--target", target)
 
 
-@pytest.mark.parametrize("existing", ["skip", "update"])
+@pytest.mark.parametrize("existing", [pytest.param("skip", marks=pytest.mark.soak), "update"])
 def test_killed_merge_is_resumed_without_emptying_anything(
     existing: str, source_url: str, filled: str, run: Run, start: Start
 ) -> None:
@@ -464,7 +464,7 @@ def writing(url: str) -> Iterator[list[str]]:
 HISTORY = ("--only", "spendlogs", "--on-existing", "skip", "--order", "newest", "--batch-size", "1MB")
 
 
-@pytest.mark.parametrize("ended", ["killed", "left alone"])
+@pytest.mark.parametrize("ended", [pytest.param("killed", marks=pytest.mark.soak), "left alone"])
 def test_history_follows_into_a_target_that_is_written_to(
     ended: str, long_url: str, target_url: str, run: Run, start: Start
 ) -> None:

@@ -114,7 +114,7 @@ def test_source_cut_in_mid_copy_is_retried_in_the_same_snapshot(
     assert rows_of(target_url, LOGS) == before
 
 
-@pytest.mark.parametrize("table", [LATE, LOGS])
+@pytest.mark.parametrize("table", [pytest.param(LATE, marks=pytest.mark.soak), LOGS])
 def test_all_connections_to_the_target_cut_at_once_are_made_again(
     table: str, source_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start
 ) -> None:
@@ -169,7 +169,7 @@ def test_source_that_stays_away_is_given_up(
     assert_done(resumed(run, url, target_url), source_url, target_url)
 
 
-@pytest.mark.parametrize("table", [LATE, LOGS])
+@pytest.mark.parametrize("table", [pytest.param(LATE, marks=pytest.mark.soak), LOGS])
 def test_commit_without_an_answer_doubles_no_row(
     table: str, source_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start
 ) -> None:
@@ -200,7 +200,7 @@ def test_commit_of_changed_rows_without_an_answer_loses_no_row(
 # -- ended sessions and servers -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("table", [LATE, LOGS])
+@pytest.mark.parametrize("table", [pytest.param(LATE, marks=pytest.mark.soak), LOGS])
 def test_ended_target_backend_is_retried(table: str, source_url: str, target_url: str, start: Start) -> None:
     with stuck(start, target_url, table, *arguments(source_url, target_url)) as program:
         assert terminate(target_url, STEP) == 1
@@ -216,7 +216,7 @@ def test_ended_source_backend_is_retried(source_url: str, target_url: str, start
     assert_done(done, source_url, target_url)
 
 
-@pytest.mark.parametrize("table", [LATE, LOGS])
+@pytest.mark.parametrize("table", [pytest.param(LATE, marks=pytest.mark.soak), LOGS])
 def test_ended_snapshot_stops_the_run_before_it_mixes_two_states(
     table: str, source_url: str, target_url: str, start: Start, run: Run
 ) -> None:
@@ -254,7 +254,7 @@ def test_run_that_lost_its_lock_to_another_stops(source_url: str, target_url: st
     assert (done.status, f"backend {pid}, somebody" in " ".join(done.err.split())) == (5, True), done.err
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("side", [pytest.param("source", marks=pytest.mark.soak), "target"])
 def test_server_that_crashes_under_a_copy(
     side: str, source_url: str, target_url: str, pair: Pair, start: Start, run: Run
 ) -> None:
@@ -407,7 +407,9 @@ def test_standby_is_a_source_and_no_target(standby: str, source_url: str, target
 
 # -- signals --------------------------------------------------------------------------------------
 
-ENDS = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+ENDS = pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.soak)]
+)
 
 
 def stopped(program: Program, number: signal.Signals) -> Ended:
@@ -465,7 +467,7 @@ def test_signal_while_the_snapshot_waits_for_a_lock_of_the_source(
         assert backends(source_url) == 0
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("side", [pytest.param("source", marks=pytest.mark.soak), "target"])
 def test_signal_is_heard_when_the_network_stalls(
     side: str, source_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start, run: Run
 ) -> None:

@@ -58,7 +58,7 @@ def test_plan_says_what_stays_behind_and_reads_by_time(source_url: str, target_u
     assert all(step["pages"] is None for step in steps if step["kind"] == "CopyTable")
 
 
-@pytest.mark.parametrize("change", ["DELETE FROM", "UPDATE"])
+@pytest.mark.parametrize("change", ["DELETE FROM", pytest.param("UPDATE", marks=pytest.mark.soak)])
 def test_resume_of_a_part_leaves_the_other_part_alone(
     change: str, source_url: str, target_url: str, run: Run, start: Start, moment: str
 ) -> None:

@@ -128,7 +128,7 @@ def test_reset_asks_and_says_what_came_from_elsewhere(source_url: str, target_ur
     assert rows_of(target_url, KEYS)
 
 
-@pytest.mark.parametrize("command", ["TRUNCATE", "DELETE FROM"])
+@pytest.mark.parametrize("command", ["TRUNCATE", pytest.param("DELETE FROM", marks=pytest.mark.soak)])
 def test_rows_that_vanished_from_the_target_are_not_said_to_be_there(
     command: str, source_url: str, target_url: str, run: Run, start: Start
 ) -> None:
@@ -159,7 +159,9 @@ def test_rows_of_others_are_never_removed_by_a_resume(source_url: str, target_ur
     assert ask(target_url, f"SELECT count(*) FROM \"{KEYS}\" WHERE token = 'new'") == 1
 
 
-@pytest.mark.parametrize("side", ["source", "target", "both"])
+@pytest.mark.parametrize(
+    "side", [pytest.param("source", marks=pytest.mark.soak), pytest.param("target", marks=pytest.mark.soak), "both"]
+)
 def test_resume_is_refused_when_the_columns_have_changed(
     side: str, source_url: str, target_url: str, run: Run, start: Start
 ) -> None:
@@ -246,7 +248,7 @@ CRASHES = [
     after(target_backend_ended, "copy"),
     after(target_backend_ended, "index", soak),
     after(source_backends_ended, "copy"),
-    after(target_crashed, "copy"),
+    after(target_crashed, "copy", soak),
     after(target_crashed, "index"),
     after(network_cut, "copy", soak),
     after(network_cut, "index"),

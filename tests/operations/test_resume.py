@@ -163,7 +163,7 @@ INSERT INTO grandchild SELECT n, n FROM generate_series(1, 100) n;
 """
 
 
-@pytest.mark.parametrize("stage", ["core", "bulk"])
+@pytest.mark.parametrize("stage", [pytest.param("core", marks=pytest.mark.soak), "bulk"])
 def test_rows_that_reference_a_changed_table_are_copied_again_with_it(
     stage: str, pair: Pair, clone: Callable[[servers.Server, str], str], run: Run, start: Start, tmp_path: Path
 ) -> None:

@@ -151,7 +151,7 @@ def becomes_equal(source: str, target: str, happenings: list[tuple[str, int, int
 
 
 @given(HAPPENINGS)
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 def test_target_is_what_the_source_holds(
     source_url: str, target_url: str, happenings: list[tuple[str, int, int]]
 ) -> None:

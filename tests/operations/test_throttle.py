@@ -26,7 +26,7 @@ LEFT = {"MishikaLLM_CronJob", "_prisma_migrations"}
 CONTROL = "mishika-migrate/%/control"
 
 
-@pytest.fixture(params=["threads", "processes", "dask"])
+@pytest.fixture(params=["threads", pytest.param("processes", marks=pytest.mark.soak), "dask"])
 def executor(request: pytest.FixtureRequest) -> str:
     if request.param == "dask":
         cluster: Cluster = request.getfixturevalue("cluster")
@@ -95,7 +95,7 @@ def test_paused_run_moves_no_byte_until_it_is_resumed(
     wait_until(lambda: backends(target_url, CONTROL) == 0)
 
 
-@pytest.mark.parametrize("executor", ["threads", "processes"])
+@pytest.mark.parametrize("executor", [pytest.param("threads", marks=pytest.mark.soak), "processes"])
 def test_ctrl_c_ends_a_paused_run_and_the_next_one_is_not_paused(
     executor: str, source_url: str, target_url: str, start: Start, run: Run
 ) -> None:

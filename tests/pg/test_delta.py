@@ -281,7 +281,7 @@ def do(history: dict[str, Any], other: psycopg.Connection[Any], late: psycopg.Co
 
 @pytest.mark.parametrize("kind", KINDS)
 @hypothesis.settings(
-    max_examples=25, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+    max_examples=12, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )
 @hypothesis.given(rounds=st.lists(HISTORY, min_size=1, max_size=2))
 def test_target_equals_one_state_of_the_source_whatever_happened_meanwhile(

@@ -86,7 +86,7 @@ exec cat "{folder}/script"
 """
 
 
-@pytest.mark.parametrize("table", ["MishikaLLM_BudgetTable", LOGS])
+@pytest.mark.parametrize("table", [pytest.param("MishikaLLM_BudgetTable", marks=pytest.mark.soak), LOGS])
 def test_run_killed_after_the_schema_was_created_is_resumed(
     table: str, source_url: str, nothing: str, run: Run, start: Start, tmp_path: Path,
     fake: Callable[[str], dict[str, str]],

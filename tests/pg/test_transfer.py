@@ -123,7 +123,7 @@ def moved(source: str, target: str, what: model.CopyTable) -> model.Landed:
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
 @pytest.mark.parametrize("table", [KEYS, LOGS])
 @hypothesis.settings(
-    max_examples=40, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+    max_examples=20, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )
 @hypothesis.given(data=st.data())
 def test_any_row_arrives_as_it_was(table: str, binary: bool, databases: tuple[str, str], data: st.DataObject) -> None:
