@@ -10,8 +10,8 @@ def count(number: float, noun: str, plural: str = "") -> str:
     return f"{number:,.0f} {noun if round(number) == 1 else plural or f'{noun}s'}"
 
 
-_KEY = re.compile(r"(\bsk-[\w-]{0,4})[\w-]{9,}")
-_SECRET = re.compile(r"(\bsk-[\w-]{0,4})[\w-]{9,}|([0-9a-fA-F]{8})[0-9a-fA-F]{24,}")
+_KEY = re.compile(r"(sk-[\w-]{0,4})[\w-]{9,}")
+_SECRET = re.compile(r"(sk-[\w-]{0,4})[\w-]{9,}|([0-9a-fA-F]{8})[0-9a-fA-F]{24,}")
 
 
 def masked(text: str) -> str:

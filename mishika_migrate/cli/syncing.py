@@ -5,7 +5,9 @@ Imports face, operations, report and the words, the heavy ones inside the comman
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mishika_migrate.cli import options
@@ -80,14 +82,30 @@ def sync(
         f"Make {len(scene.core) + len(scene.history)} tables of {target_end.label} what {source_end.label} holds?",
         otherwise="nothing was changed",
     )
-    while True:
-        done = syncing.carry_out(scene, source_end, target_end, options=how, emit=face.noting())
-        face.is_done("the target is in sync", hint="`mishika-migrate verify` compares both sides.")
-        _show(face, done)
-        if wanted.every is None:
-            return
-        time.sleep(wanted.every)
-        scene = prepare()
+    with _wholly():
+        while True:
+            done = syncing.carry_out(scene, source_end, target_end, options=how, emit=face.noting())
+            face.is_done("the target is in sync", hint="`mishika-migrate verify` compares both sides.")
+            _show(face, done)
+            if wanted.every is None:
+                return
+            time.sleep(wanted.every)
+            scene = prepare()
+
+
+@contextlib.contextmanager
+def _wholly() -> Iterator[None]:
+    """What is true when a signal ends it."""
+    from mishika_migrate import errors
+
+    try:
+        yield
+    except errors.Interrupted as error:
+        raise errors.Interrupted(
+            "interrupted; every table is as it was or in sync, and the core tables are so together",
+            hint="Run the same command again.",
+            signal=error.status - 128,
+        ) from error
 
 
 def _show(face: Face, done: model.Sync) -> None:

@@ -48,7 +48,6 @@ def _join(doc: document.Document, name: str, tables: Collection[str], *, known: 
         by=tuple((column, _column(doc, known, *at, "by", column)) for column in by),
         missing=document.text(doc, *at, "missing", default=f"{name}-missing"),
         opens=document.text(doc, *at, "opens"),
-        optional=document.flag(doc, *at, "optional", default=False),
         refuses=document.flag(doc, *at, "refuses", default=False),
     )
 

@@ -18,8 +18,8 @@ class Join:
     """The row of `table` whose columns equal others: `by` are pairs (column, `name.column`) of earlier joins.
 
     `missing` is the reason when the target lacks a row that the source has, and `opens` the limit that
-    then disappears. An `optional` row may be absent without anything being wrong. One that `refuses`
-    makes the call fail when the application cannot read it; any other counts as missing then.
+    then disappears. One that `refuses` makes the call fail when the application cannot read it; any
+    other counts as missing then.
     """
 
     name: str
@@ -27,7 +27,6 @@ class Join:
     by: tuple[tuple[str, str], ...]
     missing: str
     opens: str
-    optional: bool = False
     refuses: bool = False
 
 

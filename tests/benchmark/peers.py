@@ -155,10 +155,18 @@ def cpu(server: servers.Server) -> float:
 
 
 def bound(bench: Bench, tables: Sequence[str], room: Path) -> dict[str, float]:
-    """Wall seconds of the parts alone: reading to nowhere, writing from a file without indexes, building them."""
+    """Wall seconds of the parts alone: reading to nowhere, writing from a file without indexes, building them.
+
+    Long values are compressed as this tool does it: with lz4 where the server has it.
+    """
     parts = {"copy out": 0.0, "copy in": 0.0, "indexes": 0.0}
     target = fresh(bench.new, "bare")
     with psycopg.connect(target, autocommit=True) as session:
+        found = session.execute(
+            "SELECT '-c default_toast_compression=lz4' FROM pg_settings"
+            " WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)"
+        ).fetchone()
+        compressed = str(found[0]) if found else ""
         for table in tables:
             parts["copy out"] += timed(bench, f"psql -qXd '{bench.old.url('filled')}' -c \"{out(table, '/dev/null')}\"")
             timed(bench, f"psql -qXd '{bench.old.url('filled')}' -c \"{out(table, str(room / 'rows'))}\"")
@@ -173,7 +181,9 @@ def bound(bench: Bench, tables: Sequence[str], room: Path) -> dict[str, float]:
             )
             session.execute("ALTER TABLE bound SET LOGGED")
             parts["copy in"] += timed(
-                bench, f"psql -qXd '{target}' -c \"\\copy bound from '{room / 'rows'}' (format binary)\""
+                bench,
+                f"psql -qXd '{target}' -c \"\\copy bound from '{room / 'rows'}' (format binary)\"",
+                options=compressed,
             )
             began = time.monotonic()
             for n, definition in enumerate(definitions):
@@ -188,8 +198,8 @@ def out(table: str, place: str) -> str:
     return f"\\copy \\\"{table}\\\" to '{place}' (format binary)"
 
 
-def timed(bench: Bench, command: str) -> float:
-    environment = {**os.environ, "PATH": f"{bench.tools}:{os.environ['PATH']}"}
+def timed(bench: Bench, command: str, *, options: str = "") -> float:
+    environment = {**os.environ, "PATH": f"{bench.tools}:{os.environ['PATH']}", "PGOPTIONS": options}
     began = time.monotonic()
     subprocess.run(["sh", "-c", command], env=environment, check=True, capture_output=True)
     return time.monotonic() - began

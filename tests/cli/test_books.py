@@ -122,6 +122,7 @@ def test_while_a_run_works_status_says_so_and_nobody_else_may(
     assert program.ended().status == 0
 
 
+@pytest.mark.soak
 def test_status_of_a_run_that_was_killed_does_not_say_that_it_works(
     source_url: str, target_url: str, start: Start, run: Run
 ) -> None:

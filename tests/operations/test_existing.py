@@ -363,6 +363,7 @@ def resume(run: Run, source: str, target: str) -> Ended:
     return run("copy", "--resume", "--json", "--source", source, "--target", target)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("existing", [pytest.param("skip", marks=pytest.mark.soak), "update"])
 def test_killed_merge_is_resumed_without_emptying_anything(
     existing: str, source_url: str, filled: str, run: Run, start: Start
@@ -416,6 +417,7 @@ def replacing(source: str, target: str, *more: str) -> tuple[str, ...]:
     return command(source, target, "--everything", "--on-existing", "replace", "--overwrite-live-target", *more)
 
 
+@pytest.mark.soak
 def test_reset_keeps_merged_rows_and_says_what_is_gone(source_url: str, filled: str, run: Run, start: Start) -> None:
     execute(filled, f'DELETE FROM "{USAGE}"')
     ways = ("--on-existing", "update", "--on-existing", f"{USAGE}=refuse", "--on-existing", "AuditLog=replace")

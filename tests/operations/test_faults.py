@@ -125,6 +125,7 @@ def test_all_connections_to_the_target_cut_at_once_are_made_again(
     assert way.cuts >= 2
 
 
+@pytest.mark.soak
 def test_network_that_stays_down_in_the_core_ends_with_6_and_an_untouched_target(
     source_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start, run: Run
 ) -> None:
@@ -155,6 +156,7 @@ def test_network_that_stays_down_in_the_bulk_ends_with_5_and_is_resumed(
     assert_done(resumed(run, source_url, url), source_url, target_url)
 
 
+@pytest.mark.soak
 def test_source_that_stays_away_is_given_up(
     source_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start, run: Run
 ) -> None:
@@ -182,6 +184,7 @@ def test_commit_without_an_answer_doubles_no_row(
     assert_done(done, source_url, target_url)
 
 
+@pytest.mark.soak
 def test_commit_of_changed_rows_without_an_answer_loses_no_row(
     source_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start
 ) -> None:
@@ -232,6 +235,7 @@ def test_ended_snapshot_stops_the_run_before_it_mixes_two_states(
     assert_done(resumed(run, source_url, target_url), source_url, target_url)
 
 
+@pytest.mark.soak
 def test_ended_watch_takes_its_lock_again(source_url: str, target_url: str, start: Start, run: Run) -> None:
     with stuck(start, target_url, LOGS, *arguments(source_url, target_url)) as program:
         assert terminate(target_url, WATCH) == 1

@@ -78,6 +78,7 @@ def test_resume_of_a_part_leaves_the_other_part_alone(
     assert_equal(source_url, target_url, [LOGS])
 
 
+@pytest.mark.soak
 def test_reset_of_a_part_leaves_the_other_part_alone(
     source_url: str, target_url: str, run: Run, start: Start, moment: str
 ) -> None:

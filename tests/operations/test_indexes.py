@@ -90,6 +90,7 @@ def test_data_that_an_index_cannot_hold_ends_with_5_and_all_that_is_needed_to_me
     assert kept_definitions(target_url) == 0
 
 
+@pytest.mark.soak
 def test_row_that_came_twice_meanwhile_is_named_and_mended_on_the_target(
     long_url: str, target_url: str, start: Start, run: Run, gate: Callable[[str], Gate]
 ) -> None:

@@ -385,6 +385,7 @@ def copying(source: str, target: str, *more: str) -> tuple[str, ...]:
     return ("copy", "--yes", "--source", source, "--target", target, *more)
 
 
+@pytest.mark.soak
 def test_history_follows_after_the_keys_while_the_new_server_is_in_use(
     source_url: str, target_url: str, run: Run
 ) -> None:

@@ -139,6 +139,7 @@ def test_rows_that_are_only_new_are_brought_without_comparing_keys(
     assert said == [f"{LOGS}: 2 new rows on the source since the run stopped; nothing else changed"]
 
 
+@pytest.mark.soak
 def test_second_crash_while_finished_ranges_follow(
     long_url: str, target_url: str, start: Start, run: Run, gate: MakeGate, before: list[str]
 ) -> None:
@@ -153,6 +154,7 @@ def test_second_crash_while_finished_ranges_follow(
     assert_done(run(*resume(long_url, target_url)), long_url, target_url, before)
 
 
+@pytest.mark.soak
 def test_ranges_in_another_file_are_copied_again(
     long_url: str, target_url: str, start: Start, run: Run, gate: MakeGate, before: list[str]
 ) -> None:
@@ -199,6 +201,7 @@ def test_ended_target_backend_is_retried(
     assert_done(program.ended(), long_url, target_url, before)
 
 
+@pytest.mark.soak
 def test_source_cut_in_mid_range_is_retried(
     long_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start, gate: MakeGate, before: list[str]
 ) -> None:
@@ -241,6 +244,7 @@ def test_server_that_crashes_is_gone_on_with(
     assert_done(done, long_url, target_url, before)
 
 
+@pytest.mark.soak
 @WHERE
 def test_network_that_is_cut_is_made_up_for(
     where: str, long_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start, gate: MakeGate,
@@ -255,6 +259,7 @@ def test_network_that_is_cut_is_made_up_for(
     assert_done(done, long_url, target_url, before)
 
 
+@pytest.mark.soak
 def test_network_that_stalls_in_silence_is_waited_for(
     long_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start, gate: MakeGate, before: list[str]
 ) -> None:
@@ -338,6 +343,7 @@ def test_commit_without_an_answer_is_not_repeated(
     assert_done(done, long_url, target_url, before)
 
 
+@pytest.mark.soak
 def test_commit_of_what_followed_without_an_answer_is_not_repeated(
     long_url: str, target_url: str, pair: Pair, proxy: MakeProxy, start: Start, gate: MakeGate, before: list[str]
 ) -> None:
@@ -357,6 +363,7 @@ def test_commit_of_what_followed_without_an_answer_is_not_repeated(
 # -- others ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 @WHERE
 def test_second_run_is_refused_and_leaves_the_first_alone(
     where: str, long_url: str, target_url: str, start: Start, run: Run, gate: MakeGate, before: list[str]

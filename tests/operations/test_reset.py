@@ -148,6 +148,7 @@ def test_rows_that_vanished_from_the_target_are_not_said_to_be_there(
     assert_equal(source_url, target_url, copied(source_url))
 
 
+@pytest.mark.soak
 def test_rows_of_others_are_never_removed_by_a_resume(source_url: str, target_url: str, run: Run, start: Start) -> None:
     interrupt(start, source_url, target_url)
     with psycopg.connect(target_url) as session:
@@ -175,6 +176,7 @@ def test_resume_is_refused_when_the_columns_have_changed(
     assert (done.status, "fresh" in done.err) == expected, done.err
 
 
+@pytest.mark.soak
 def test_command_that_continues_can_be_pasted(source_url: str, target_url: str, run: Run, start: Start) -> None:
     interrupt(start, source_url, target_url)
     stopped = run(*arguments(source_url, target_url))

@@ -102,6 +102,7 @@ def test_resume_repeats_nothing_that_has_not_changed(source_url: str, target_url
     assert_equal(source_url, target_url, copied(source_url))
 
 
+@pytest.mark.soak
 def test_resume_killed_before_the_changed_rows_landed_still_knows_that_they_changed(
     source_url: str, target_url: str, run: Run, start: Start
 ) -> None:
@@ -117,6 +118,7 @@ def test_resume_killed_before_the_changed_rows_landed_still_knows_that_they_chan
     assert_equal(source_url, target_url, copied(source_url))
 
 
+@pytest.mark.soak
 def test_readers_see_the_old_keys_until_the_changed_core_is_there(
     source_url: str, target_url: str, run: Run, start: Start
 ) -> None:
@@ -131,6 +133,7 @@ def test_readers_see_the_old_keys_until_the_changed_core_is_there(
     assert rows_of(target_url, KEYS) == rows_of(source_url, KEYS) != before
 
 
+@pytest.mark.soak
 def test_kill_in_the_finish_stage_is_resumed(source_url: str, target_url: str, run: Run, start: Start) -> None:
     kill_when_blocked(start, source_url, target_url, LOGS, mode=NO_ANALYZE)
     assert run(*arguments(source_url, target_url)).status == 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -310,6 +312,45 @@ def test_killed_sync_leaves_the_core_as_it_was(source_url: str, target_url: str,
     wait_until(lambda: not ask(target_url, waiting))
     assert {table: rows_of(target_url, table) for table in CORE} == before
     passed(source_url, target_url)
+    assert_equal(source_url, target_url, CORE)
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in range(1, 12))])
+def test_kill_at_any_instant_leaves_the_old_or_the_new_core(
+    seed: int, source_url: str, target_url: str, start: Start
+) -> None:
+    change(
+        source_url,
+        f"UPDATE {TOKEN} SET spend = spend + 1",
+        f"UPDATE {TEAM} SET blocked = NOT blocked",
+        f"DELETE FROM {TOKEN} WHERE token IN (SELECT token FROM {TOKEN} ORDER BY token LIMIT 3)",
+        *(LOG.format(f"new{n}") for n in range(20)),
+    )
+    old = {table: rows_of(target_url, table) for table in CORE}
+    new = {table: rows_of(source_url, table) for table in CORE}
+    child = start("sync", "--yes", "--overwrite-live-target", "--source", source_url, "--target", target_url)
+    statements = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'mishika-migrate/%%/step/sync%%'"
+    wait_until(lambda: not child.running or ask(target_url, statements))
+    # Instants spread over the second that a pass takes, from its first session on.
+    threading.Event().wait(random.Random(seed).random())
+    child.kill()
+    wait_until(lambda: not ask(target_url, statements))
+    assert {table: rows_of(target_url, table) for table in CORE} in (old, new)
+    passed(source_url, target_url)
+    assert_equal(source_url, target_url, [*CORE, "MishikaLLM_SpendLogs"])
+
+
+def test_passes_are_repeated_until_ctrl_c(source_url: str, target_url: str, start: Start) -> None:
+    child = start(
+        "sync", "--yes", "--overwrite-live-target", "--every", "200ms", "--quiet",
+        "--source", source_url, "--target", target_url,
+    )  # fmt: skip
+    wait_until(lambda: "Nothing to do" in child.said())
+    change(source_url, f"DELETE FROM {TOKEN} WHERE token = (SELECT min(token) FROM {TOKEN})")
+    wait_until(lambda: "Done: 1 row changed" in child.said())
+    child.signal(signal.SIGINT)
+    done = child.ended()
+    assert done.status == 130, done.err
     assert_equal(source_url, target_url, CORE)
 
 

@@ -26,7 +26,9 @@ LEFT = {"MishikaLLM_CronJob", "_prisma_migrations"}
 CONTROL = "mishika-migrate/%/control"
 
 
-@pytest.fixture(params=["threads", pytest.param("processes", marks=pytest.mark.soak), "dask"])
+@pytest.fixture(
+    params=["threads", pytest.param("processes", marks=pytest.mark.soak), pytest.param("dask", marks=pytest.mark.soak)]
+)
 def executor(request: pytest.FixtureRequest) -> str:
     if request.param == "dask":
         cluster: Cluster = request.getfixturevalue("cluster")

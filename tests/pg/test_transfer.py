@@ -121,7 +121,7 @@ def moved(source: str, target: str, what: model.CopyTable) -> model.Landed:
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
-@pytest.mark.parametrize("table", [KEYS, LOGS])
+@pytest.mark.parametrize("table", [pytest.param(KEYS, marks=pytest.mark.soak), LOGS])
 @hypothesis.settings(
     max_examples=20, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )

@@ -57,15 +57,13 @@ def test_a_keyring_is_read(tmp_path: Path) -> None:
 
 def test_everything_can_be_said(tmp_path: Path) -> None:
     text = KEYS.replace("    club:\n", "    first:\n").replace("club.shut", "first.shut")
-    text = text.replace(
-        "      opens: its", "      missing: gone\n      optional: true\n      refuses: true\n      opens: its"
-    )
+    text = text.replace("      opens: its", "      missing: gone\n      refuses: true\n      opens: its")
     text = text.replace("      says: the door\n", "      says: the door\n      moving: true\n")
     more = "    second: {table: club, by: {a: key.a, b: first.b}, opens: o}\n  decides:"
     ring = load(HEAD + text.replace("  decides:", more), tmp_path).keys
     assert ring is not None
     first, second = ring.joins
-    assert (first.name, first.missing, first.optional, first.refuses) == ("first", "gone", True, True)
+    assert (first.name, first.missing, first.refuses) == ("first", "gone", True)
     assert (second.by, second.missing) == ((("a", "key.a"), ("b", "first.b")), "second-missing")
     assert ring.aspects[0].moving
     assert (ring.tables, ring.columns) == (("pass", "club"), ("key.shut", "first.shut"))
