@@ -511,6 +511,7 @@ def test_what_a_role_may_not_read_on_the_source_is_unchecked_too(pair: Pair, end
     assert text.endswith("the source could not be asked")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("table", "unchecked"),
     [

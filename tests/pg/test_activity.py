@@ -9,6 +9,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
+from mishika_migrate import model
 from mishika_migrate.pg import activity, connect
 from tests.fix_faults import ask, wait_until
 from tests.fix_servers import Clone, Pair, endpoint
@@ -92,15 +93,22 @@ def test_visitors_are_others_of_this_database_and_what_they_ask_is_not_told(
     wait_until(lambda: activity.visitors(session) == ())
 
 
+def only_visitor(session: connect.Session) -> model.Visitor:
+    """Once those that have just left are gone: a backend ends a moment after its client."""
+    wait_until(lambda: len(activity.visitors(session)) == 1)
+    (seen,) = activity.visitors(session)
+    return seen
+
+
 def test_visitors_of_another_role_are_hidden_without_pg_monitor(pair: Pair, url: str) -> None:
     reader = role(pair.old)
     with (
         closing(psycopg.connect(url, application_name="proxy")),
         connect.session(endpoint(as_role(url, reader), "source"), name="mishika-migrate/test") as session,
     ):
-        (seen,) = activity.visitors(session)
+        seen = only_visitor(session)
         assert (seen.application, seen.user, seen.hidden) == ("proxy", "postgres", True)
         assert (seen.client, seen.state, seen.connected, seen.asked) == ("", "", None, None)
         ask(url, f'GRANT pg_monitor TO "{reader}"')
-        (seen,) = activity.visitors(session)
+        seen = only_visitor(session)
         assert (seen.client, seen.hidden) == ("local", False)
