@@ -7,6 +7,7 @@ tried again.
 
 from __future__ import annotations
 
+import abc
 import concurrent.futures
 import contextlib
 import importlib
@@ -66,7 +67,7 @@ class _Threads(concurrent.futures.ThreadPoolExecutor, Workers):
         self.jobs = jobs
 
 
-class _Elsewhere(Workers):
+class _Elsewhere(Workers, abc.ABC):
     """At most `jobs` calls are under way; the others wait here, so that a dying worker takes none of them along."""
 
     elsewhere = True
@@ -85,8 +86,9 @@ class _Elsewhere(Workers):
         self._go_on()
         return outer
 
+    @abc.abstractmethod
     def _start(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        raise NotImplementedError
+        """Begins one call at once."""
 
     def _go_on(self) -> None:
         with self._guard:
