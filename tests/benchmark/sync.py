@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 
 from mishika_migrate.sandbox import schema, servers
-from tests.benchmark import peers
+from tests.benchmark import peers, verify
 from tests.fix_faults import measured
 
 # Neither key nor foreign key is touched; the spend of history and of keys is what changes.
@@ -29,7 +29,7 @@ _CHANGES = (
 
 
 def main() -> None:
-    asked = _arguments()
+    asked = verify.arguments(__doc__)
     found = [each for each in servers.find_binaries() if each.version == asked.server]
     binaries = found[0] if found else servers.embedded()
     with tempfile.TemporaryDirectory(prefix="mm-bench-") as name, ExitStack() as stack:
@@ -87,17 +87,6 @@ def _ours(room: Path, ends: tuple[str, str], *arguments: str) -> list[dict[str, 
     ended, _ = measured(room, *arguments, "--quiet", "--json", "--source", ends[0], "--target", ends[1])
     assert ended.status == 0, ended.out + ended.err
     return [json.loads(line) for line in ended.out.splitlines()]
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--logs", type=int, default=560_000)
-    parser.add_argument("--long-logs", type=int, default=60_000)
-    parser.add_argument("--usage", type=int, default=0)
-    parser.add_argument("--keys", type=int, default=20_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--server", type=int, default=0, help="major version on both sides; 0 is the embedded one")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

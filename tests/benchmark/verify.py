@@ -28,7 +28,7 @@ TABLE = peers.SPENDLOGS
 
 
 def main() -> None:
-    asked = _arguments()
+    asked = arguments(__doc__)
     found = [each for each in servers.find_binaries() if each.version == asked.server]
     binaries = found[0] if found else servers.embedded()
     with tempfile.TemporaryDirectory(prefix="mm-bench-") as name, ExitStack() as stack:
@@ -116,8 +116,9 @@ def _digest(url: str) -> object:
         return session.execute(f'SELECT count(*), sum(hashtext(t::text)) FROM "{TABLE}" t'.encode()).fetchone()
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(about: str | None) -> argparse.Namespace:
+    """How much there is to compare, and how often."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", type=int, default=560_000)
     parser.add_argument("--long-logs", type=int, default=60_000)
     parser.add_argument("--usage", type=int, default=0)
