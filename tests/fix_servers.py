@@ -18,6 +18,9 @@ from mishika_migrate.sandbox import sample, schema, servers
 
 KEYS, LOGS = 300, 600
 
+# The folder may be in memory.
+_SMALL = {"max_wal_size": "512MB"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
@@ -34,8 +37,8 @@ def pair() -> Iterator[Pair]:
     wanted = int(os.environ.get("MISHIKA_TEST_OLD", embedded.version))
     older = next(found for found in servers.find_binaries() if found.version == wanted)
     with tempfile.TemporaryDirectory(prefix="mm-") as folder, ExitStack() as stack:
-        old = stack.enter_context(servers.Server.create(Path(folder) / "old", binaries=older))
-        new = stack.enter_context(servers.Server.create(Path(folder) / "new", binaries=embedded))
+        old = stack.enter_context(servers.Server.create(Path(folder) / "old", binaries=older, settings=_SMALL))
+        new = stack.enter_context(servers.Server.create(Path(folder) / "new", binaries=embedded, settings=_SMALL))
         for server in (old, new):
             _template(server, "bare", filled=False)
         _template(old, "filled", filled=True)
