@@ -95,6 +95,12 @@ class SnapshotLost(ServerError):
     """The source no longer knows the snapshot: its holder's session ended."""
 
 
+class GateNotMet(Refused):
+    """A switch was not made: a gate was closed, or something failed behind the fence, which is lifted again."""
+
+    status = 7
+
+
 class ResultLost(Error):
     """Everything was done, but stdout did not take what there is to say about it."""
 

@@ -28,6 +28,8 @@ NAMES = (
     "fenced", "recheck", "recheck_wait", "view_timeout", "allow_unchecked", "report", "sample_keys", "salt_key_env",
     "master_key_env", "proxy", "delete_extra", "every",
     "overwrite_live_target", "watch", "interval", "until_quiet",
+    "follow", "source_from_target", "target_from_source", "method", "on_switch", "timeout", "max_lag", "margin",
+    "way_back", "abort", "lost",
 )  # fmt: skip
 """The options, as `load` takes them; flags and the file write them with dashes."""
 
@@ -35,6 +37,8 @@ Defer = Literal["auto", "always", "never"]
 Compression = Literal["auto", "lz4", "pglz", "server"]
 Order = Literal["size", "newest"]
 Hash = Literal["fast", "exact"]
+Method = Literal["auto", "replication", "sync"]
+Lost = Literal["", "source", "target"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +50,9 @@ class Settings:
     `batch_size` is in bytes. `executor` is `threads`,
     `processes` or `dask=ADDRESS`; `max_rate` is in bytes a second, None without a limit.
     `pause_if_lag` is None where no standby is waited for. `sample` is a share of rows. `sample_keys` is
-    a file's path or `-`; `salt_key_env` and `master_key_env` name variables. `warnings` are for the
-    operator, whatever happens.
+    a file's path or `-`; `source_from_target` is the source's address as the target's server sees it, `timeout`
+    the seconds from fence to switch, and of `lost` nothing is asked any more. `salt_key_env` and
+    `master_key_env` name variables. `warnings` are for the operator, whatever happens.
     """
 
     source: model.Endpoint | None = None
@@ -102,6 +107,17 @@ class Settings:
     watch: bool = False
     interval: float = 2.0
     until_quiet: float | None = None
+    follow: bool = False
+    source_from_target: model.Endpoint | None = None
+    target_from_source: model.Endpoint | None = None
+    method: Method = "auto"
+    on_switch: str | None = None
+    timeout: float = 30.0
+    max_lag: float | None = None
+    margin: int = 1000
+    way_back: bool = True
+    abort: bool = False
+    lost: Lost = ""
     warnings: tuple[str, ...] = ()
 
     def need_source(self) -> model.Endpoint:
@@ -183,6 +199,17 @@ def load(
         interval=said.seconds("interval", default=2.0),
         until_quiet=said.seconds("until_quiet", default=0.0) if said.has("until_quiet") else None,
         proxy_url=said.word("proxy", "the URL of a proxy"),
+        follow=said.flag("follow"),
+        source_from_target=said.endpoint("source", "source_from_target"),
+        target_from_source=said.endpoint("target", "target_from_source"),
+        method=said.choice("method", get_args(Method)),
+        on_switch=said.word("on_switch", "a command, or wait"),
+        timeout=said.seconds("timeout", default=30.0),
+        max_lag=said.seconds("max_lag", default=0.0) if said.has("max_lag") else None,
+        margin=said.whole("margin", default=1000, most=10**9, least=0),
+        way_back=said.flag("way_back", default=True),
+        abort=said.flag("abort"),
+        lost=said.choice("lost", get_args(Lost)),
         warnings=said.warnings(),
     )
     _refuse_conflicts(settings, said)

@@ -226,24 +226,32 @@ class Statements:
         base = Path(self.file.path).parent if self.file and name not in self.given else Path()
         return tuple(base / str(each) for each in many)
 
-    def endpoint(self, role: model.Role) -> model.Endpoint | None:
-        if not self.has(role):
+    def endpoint(self, role: model.Role, name: str = "") -> model.Endpoint | None:
+        """That side's address, as this machine or, under another `name`, somebody else sees it."""
+        name = name or role
+        if not self.has(name):
             return None
-        value = self.value(role, None)
+        value = self.value(name, None)
         if not isinstance(value, str):
-            raise self.wrong(role, "a connection string")
-        return addresses.endpoint(value, role=role, origin=self.origin(role), environ=self.environ)
+            raise self.wrong(name, "a connection string")
+        return addresses.endpoint(value, role=role, origin=self.origin(name), environ=self.environ)
 
     def warnings(self) -> tuple[str, ...]:
         """Passwords that lie open: in a process list, or in a file that others can read."""
         found = []
-        for role in ("source", "target"):
-            endpoint = self.endpoint(role)
+        sides: tuple[tuple[model.Role, str], ...] = (
+            ("source", "source"),
+            ("target", "target"),
+            ("source", "source_from_target"),
+            ("target", "target_from_source"),
+        )
+        for side, role in sides:
+            endpoint = self.endpoint(side, role)
             if endpoint is None or not addresses.has_secret(endpoint):
                 continue
             if self.origin(role) == _flag(role):
                 found.append(
-                    f"--{role} carries a password, which other users can read in the process list: "
+                    f"{_flag(role)} carries a password, which other users can read in the process list: "
                     f"set {PREFIX}{role.upper()} instead, or keep the password in ~/.pgpass"
                 )
             elif role not in self.given and self.file and _open_to_others(Path(self.file.path)):

@@ -10,6 +10,15 @@ def count(number: float, noun: str, plural: str = "") -> str:
     return f"{number:,.0f} {noun if round(number) == 1 else plural or f'{noun}s'}"
 
 
+def size(amount: float) -> str:
+    """Bytes for people: 1,000-based, as disks and networks count."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(amount) < 999.5:
+            return f"{amount:,.0f} {unit}" if unit == "B" or amount >= 99.95 else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:,.1f} TB"
+
+
 _KEY = re.compile(r"(sk-[\w-]{0,4})[\w-]{9,}")
 _SECRET = re.compile(r"(sk-[\w-]{0,4})[\w-]{9,}|([0-9a-fA-F]{8})[0-9a-fA-F]{24,}")
 

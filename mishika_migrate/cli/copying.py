@@ -20,7 +20,7 @@ from mishika_migrate.cli import options
 if TYPE_CHECKING:
     from mishika_migrate import model
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import look
+    from mishika_migrate.operations import follow, look
 
 
 def plan(
@@ -45,6 +45,8 @@ def plan(
     batch_size: options.BatchSize = None,
     order: options.Order = None,
     defer_indexes: options.DeferIndexes = None,
+    follow: options.Follow = None,
+    source_from_target: options.SourceFromTarget = None,
     json: options.Json = None,
     quiet: options.Quiet = None,
     verbose: options.Verbose = None,
@@ -67,6 +69,7 @@ def plan(
         implied=face.implied(),
         counting=True,
     )
+    found, _ = _followable(face, found)
     _show(face, found)
     if found.plan.refused:
         raise typer.Exit(copy.refusal(found.plan).status)
@@ -101,6 +104,8 @@ def copy(
     pause_if_lag: options.PauseIfLag = None,
     verify: options.Verify = None,
     overwrite_live_target: options.OverwriteLiveTarget = None,
+    follow: options.Follow = None,
+    source_from_target: options.SourceFromTarget = None,
     dry_run: options.DryRun = None,
     resume: options.Resume = None,
     retries: options.Retries = None,
@@ -141,6 +146,7 @@ def _begin(face: Face) -> None:
         implied=face.implied(),
         counting=face.settings.dry_run,
     )
+    found, following = _followable(face, found)
     if face.settings.dry_run:
         _show(face, found)
         if found.plan.refused:
@@ -166,7 +172,27 @@ def _begin(face: Face) -> None:
                 face.warn(finding.message)
     what = f"{terminal.amount(found.plan)} " if face.settings.quiet or face.lines else ""
     face.confirm(f"Copy {what}to {target.label}?", otherwise="nothing was written")
-    execute(face, found.plan, functools.partial(copy.begin, found.plan))
+    execute(face, found.plan, functools.partial(copy.begin, found.plan), following=following)
+
+
+def _followable(face: Face, found: look.Look) -> tuple[look.Look, follow.Wanted | None]:
+    """With what stands in the way of following among the findings, and what following needs; None where it is not
+    asked for."""
+    from mishika_migrate import following
+    from mishika_migrate.cli import following as sides
+    from mishika_migrate.operations import follow
+
+    if not face.settings.follow:
+        return found, None
+    both, what = sides.servers(face), found.plan
+    tables = tuple(chosen.table for chosen in what.chosen)
+    more = (*following.selection(what), *follow.obstacles(both["source"], both["target"], tables))
+    wanted = follow.Wanted(
+        reaching=both["source"].reaching,
+        tables=tables,
+        fingerprint=following.fingerprint(found.catalogs[0], tables),
+    )
+    return dataclasses.replace(found, plan=dataclasses.replace(what, findings=(*what.findings, *more))), wanted
 
 
 # What a resumed run has decided at its start.
@@ -192,15 +218,32 @@ def _resume(face: Face) -> None:
     todo, before = resuming.resumable(face.settings.need_source(), face.settings.need_target())
     if face.lines is None:
         terminal.continued(face.err, todo, run=before.run)
-    execute(face, todo, functools.partial(copy.resume, todo, before))
+    execute(face, todo, functools.partial(copy.resume, todo, before), following=_followed_again(face, todo, before.run))
+
+
+def _followed_again(face: Face, todo: model.Plan, run: str) -> follow.Wanted | None:
+    """What the run was begun with, so that its target follows, too."""
+    from mishika_migrate.cli import following as sides
+    from mishika_migrate.operations import follow
+
+    before = follow.begun(face.settings.need_target(), run=run)
+    if before is None:
+        return None
+    reaching = sides.servers(face)["source"].reaching
+    return follow.Wanted(reaching=reaching, tables=before.tables, fingerprint=before.fingerprint)
 
 
 def execute(
-    face: Face, todo: model.Plan, run: Callable[..., tuple[model.Account, ...]], *, ended: str = ""
+    face: Face,
+    todo: model.Plan,
+    run: Callable[..., tuple[model.Account, ...]],
+    *,
+    ended: str = "",
+    following: follow.Wanted | None = None,
 ) -> tuple[model.Account, ...]:
     """Runs it under the signals, shows its progress, then the books.
 
-    `ended` is said when a second signal ends the process at once.
+    `ended` is said when a second signal ends the process at once. `following` goes on afterwards.
     """
     from mishika_migrate import events
     from mishika_migrate.cli.signals import Stop
@@ -232,6 +275,7 @@ def execute(
                 max_rate=wanted.max_rate,
                 pause_if_lag=wanted.pause_if_lag,
                 proving=face.rules() if wanted.verify else None,
+                following=following,
             ),
             emit=hear,
             stopping=stop,

@@ -131,6 +131,12 @@ class Face:
         if not agreed:
             raise errors.Refused(f"not confirmed; {otherwise}", hint="Answer y, or give --yes.")
 
+    def pause(self, words: str) -> None:
+        """Until Enter is pressed; a signal and the end of the input are a no."""
+        if not sys.stdin.isatty():
+            raise errors.ConfigurationError("there is no terminal to wait on", hint="Give --on-switch a command.")
+        _answer(words)
+
     def watching(self, what: model.Plan) -> Watching:
         """The consumer of a run's events that suits where they are going."""
         if self.lines is not None:

@@ -16,7 +16,19 @@ import typer
 
 import mishika_migrate
 from mishika_migrate import errors
-from mishika_migrate.cli import books, copying, demo, probing, signals, streams, syncing, throttling, verifying
+from mishika_migrate.cli import (
+    books,
+    copying,
+    demo,
+    following,
+    probing,
+    signals,
+    streams,
+    switching,
+    syncing,
+    throttling,
+    verifying,
+)
 
 app = typer.Typer(
     name="mishika-migrate",
@@ -51,6 +63,10 @@ app.command()(copying.plan)
 app.command()(copying.copy)
 app.command()(verifying.verify)
 app.command()(syncing.sync)
+app.add_typer(following.app, name="follow")
+app.command()(switching.cutover)
+app.command()(switching.rollback)
+app.command()(switching.complete)
 app.command()(probing.probe)
 app.command()(books.tables)
 app.command()(books.status)

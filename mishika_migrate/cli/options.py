@@ -415,6 +415,99 @@ Proxy = Annotated[
     str | None,
     option("--proxy", metavar="URL", help="A running proxy on the target.", rich_help_panel=_SERVERS),
 ]
+Follow = Annotated[
+    bool | None,
+    option(
+        "--follow/--no-follow",
+        help="Afterwards the target follows the source, by Postgres' own replication, until the cutover.",
+        rich_help_panel=_RUN,
+    ),
+]
+SourceFromTarget = Annotated[
+    str | None,
+    option(
+        "--source-from-target",
+        metavar="URL",
+        help="The source as the target's server reaches it, where that is another address.",
+        rich_help_panel=_SERVERS,
+    ),
+]
+TargetFromSource = Annotated[
+    str | None,
+    option(
+        "--target-from-source",
+        metavar="URL",
+        help="The target as the source's server reaches it, for the way back.",
+        rich_help_panel=_SERVERS,
+    ),
+]
+SwitchMethod = Annotated[
+    str | None,
+    option(
+        "--method",
+        metavar="METHOD",
+        help="How the last changes go: replication, sync, or auto: replication where the target follows (auto).",
+        rich_help_panel=_RUN,
+    ),
+]
+OnSwitch = Annotated[
+    str | None,
+    option(
+        "--on-switch",
+        metavar="COMMAND",
+        help="What sends traffic to the new side, run by the shell behind the fence; wait waits for Enter.",
+        rich_help_panel=_RUN,
+    ),
+]
+Timeout = Annotated[
+    str | None,
+    option(
+        "--timeout",
+        metavar="TIME",
+        help="From fence to switch; then the fence is lifted and nothing was switched (30s).",
+        rich_help_panel=_RUN,
+    ),
+]
+MaxLag = Annotated[
+    str | None,
+    option(
+        "--max-lag",
+        metavar="TIME",
+        help="The gate is closed while a change takes longer to the other side (5s for a switch).",
+        rich_help_panel=_RUN,
+    ),
+]
+Margin = Annotated[
+    int | None,
+    option(
+        "--margin", metavar="N", help="Sequences go on so far ahead of the old side's (1000).", rich_help_panel=_RUN
+    ),
+]
+WayBack = Annotated[
+    bool | None,
+    option(
+        "--way-back/--no-way-back",
+        help="Let the old side follow the new one before traffic moves, so that rollback loses nothing.",
+        rich_help_panel=_RUN,
+    ),
+]
+Abort = Annotated[
+    bool | None,
+    option(
+        "--abort/--no-abort",
+        help="Give up what a killed cutover has left: lift its fence.",
+        rich_help_panel=_RUN,
+    ),
+]
+Lost = Annotated[
+    str | None,
+    option(
+        "--lost",
+        metavar="SIDE",
+        help="source or target: that server is gone for good, and nothing is asked of it.",
+        rich_help_panel=_RUN,
+    ),
+]
 Yes = Annotated[
     bool | None,
     option("--yes/--no-yes", "-y", help="Answer yes; needed without a terminal.", rich_help_panel=_RUN),

@@ -1,6 +1,6 @@
 """`copy`: executes a plan, keeps the books, and says what is true when it ends early.
 
-Imports engine, work, endings, verify, pg, plan, events and the words.
+Imports engine, work, endings, verify, follow, pg, plan, events and the words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import mishika_migrate
 from mishika_migrate import errors, events, matrix, model, plan
-from mishika_migrate.operations import accounts, endings, engine, executors, resuming, verify, work
+from mishika_migrate.operations import accounts, endings, engine, executors, follow, resuming, verify, work
 from mishika_migrate.operations.steering import Steering
 from mishika_migrate.operations.watch import Watch
 from mishika_migrate.pg import connect, ledger, snapshot
@@ -38,7 +38,8 @@ class Options:
 
     `resume` and `reset` are the commands that continue and undo this run, whole. `executor` is one
     of `executors.workers`; `max_rate` is in bytes a second, `pause_if_lag` in seconds. With `proving`
-    all rows and keys are compared with the snapshot before it is released.
+    all rows and keys are compared with the snapshot before it is released; with `following` the
+    target goes on from that snapshot by replication.
     """
 
     resume: str = f"mishika-migrate {RESUME}"
@@ -51,6 +52,7 @@ class Options:
     max_rate: int | None = None
     pause_if_lag: float | None = None
     proving: matrix.Matrix | None = None
+    following: follow.Wanted | None = None
 
 
 def begin(
@@ -143,6 +145,8 @@ class _Copy:
         self._accounts = accounts.Accounts(todo)
         self._ending: list[threading.Thread] = []
         self._proof: model.Proof | None = None
+        wanted = options.following
+        self._start = follow.Start(self._run, source, target, wanted) if wanted else None
 
     def __enter__(self) -> _Copy:
         return self
@@ -167,6 +171,7 @@ class _Copy:
                     self._prove()
                 self._stage(stage)
             self._prove()
+            self._patiently(self._follow_on)
             books = self._patiently(self._books)
         except (errors.Error, engine.Interruption) as error:
             raise self._ended(error) from error
@@ -253,9 +258,13 @@ class _Copy:
                 run=self._run,
                 steps=self._copies,
                 settings={"lock_timeout": f"{int(self._options.lock_timeout * 1000)}ms"},
-                stopping=lambda: bool(self._stopping()),
+                stopping=self._is_stopping,
+                importing=(lambda: start.snapshot(self._is_stopping)) if (start := self._start) else None,
             )
         return self._holder
+
+    def _is_stopping(self) -> bool:
+        return bool(self._stopping())
 
     def _enter(self) -> None:
         left = self._watch.ask(ledger.unfinished)
@@ -355,6 +364,12 @@ class _Copy:
             self._emit(events.Proven(proof=self._proof))
         self._release()
 
+    def _follow_on(self) -> None:
+        """Whatever the source writes from the snapshot on arrives on the target, too."""
+        if self._start is not None and not (self._proof and self._proof.different):
+            self._start.finish(proved=self._proof is not None)
+            self._emit(events.Noticed(message=f"{self._target.label} follows {self._source.label}"))
+
     def _stage(self, stage: model.Stage) -> None:
         tasks = list(self._tasks(stage))
         if not tasks:
@@ -453,6 +468,8 @@ class _Copy:
         """What is true now, in the ledger and as an error with the right exit status."""
         signal = self._stopping()
         self._release()
+        if self._start is not None and (left := self._start.undo()):
+            self._emit(events.Noticed(message=left))
         if not self._entered:
             return endings.interrupted(signal, "nothing was written", endings.AGAIN) if signal else endings.own(error)
         text = f"stopped by signal {signal}" if signal else str(error)

@@ -1,28 +1,33 @@
 """Levels tables of the target with a snapshot of the source: finds what differs, applies it, compares again.
 
-Imports pg, comparing, plan, matrix, events and the words.
+Imports pg, comparing, plan, selection, history, matrix, events and the words.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mishika_migrate
-from mishika_migrate import comparing, errors, events, matrix, model, plan
+from mishika_migrate import comparing, errors, events, history, matrix, model, plan, selection
 from mishika_migrate.pg import connect, ddl, digest, ledger, merge, sides, snapshot, transfer
 
 Emit = Callable[[events.Event], None]
+Span = history.Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What both sides have, and what of it is to be the same. `core` is applied together, parents first."""
+    """What both sides have, and what of it is to be the same. `core` is applied together, parents first.
+
+    `wanted` and `span` are what was asked for, or what the ledger's runs have copied.
+    """
 
     rules: matrix.Matrix
     source: model.Catalog
@@ -32,6 +37,8 @@ class Scene:
     core: tuple[model.CopyTable, ...]
     history: tuple[model.CopyTable, ...]
     sequences: tuple[model.SetSequence, ...]
+    wanted: selection.Wanted = field(default_factory=selection.Wanted)
+    span: Span | None = None
 
     def comparison(self, step: model.CopyTable) -> model.Comparison:
         within = {step.target.name: step.within} if step.within else {}
@@ -79,6 +86,52 @@ def foreseen(step: model.CopyTable, found: Difference, *, delete: bool) -> model
     )
 
 
+def outsiders(scene: Scene, session: connect.Session, deleting: Sequence[model.TableName]) -> Iterator[tuple[str, str]]:
+    """What of tables that are not synced would change with rows of `deleting`, and what to do about it."""
+    inside = [step.target for step in scene.core]
+    for each in merge.outsiders(session, deleting, inside):
+        message = (
+            f"rows of {each.references} on {scene.target.endpoint.label} are to go, and {each.table} ({each.name}),"
+            " which is not synced, would change with them"
+        )
+        known = scene.source.table(each.table) is not None
+        yield message, f"Add --include {each.table}." if known else _UNTIE
+
+
+_UNTIE = "On the target, remove its rows that reference them, or drop the foreign key."
+_STILL_REFERENCED = "23503"
+
+
+@contextlib.contextmanager
+def _referenced(target: model.Endpoint) -> Iterator[None]:
+    """Rows of tables that are not synced keep those that they reference."""
+    try:
+        with connect.translated(target):
+            yield
+    except errors.ServerError as error:
+        if error.sqlstate != _STILL_REFERENCED:
+            raise
+        raise errors.Refused(
+            f"{error.message}; nothing was changed",
+            hint=f"Sync the other table too, if the source has it (--include NAME). {_UNTIE}",
+        ) from error
+
+
+_COLLIDES = "23505"
+
+
+@contextlib.contextmanager
+def _colliding(target: model.Endpoint, what: str) -> Iterator[None]:
+    """Rows of history that only the target has may hold unique values of the source's."""
+    try:
+        with connect.translated(target, what):
+            yield
+    except errors.ServerError as error:
+        if error.sqlstate == _COLLIDES:
+            error.hint = "A row that only the target has is in the way: remove it, or add --delete-extra."
+        raise
+
+
 class Pass:
     """One pass: its snapshot of the source and its sessions on the target."""
 
@@ -103,10 +156,11 @@ class Pass:
 
     def core(self) -> list[model.Synced]:
         """All core tables: what is missing, other and too much, in one transaction."""
-        with self._writing("core") as both, connect.transaction(both.sessions["target"]):
+        with self._writing("core") as both:
             session = both.sessions["target"]
             if self._scene.core:
-                merge.lock(session, [step.target for step in self._scene.core])
+                with connect.translated(self._ends["target"], "the lock on the core tables"):
+                    merge.lock(session, [step.target for step in self._scene.core])
             ledger.enter(session, run=self._run, plan=self._scene.todo, text=plan.dumps(self._scene.todo), tool=_TOOL)
             merges = [self._merge(number, step, both) for number, step in enumerate(self._scene.core)]
             changes = self._apply(both, [(each, found) for each, found in merges if found.places])
@@ -143,15 +197,13 @@ class Pass:
     ) -> dict[model.TableName, model.Synced]:
         """Applies all of it, then compares everything again."""
         session, began = both.sessions["target"], time.monotonic()
-        merge.refuse_outsiders(
-            session,
-            [each.step.target for each, found in merges if found.deleted],
-            [step.target for step in self._scene.core],
-            self._ends["target"],
-        )
+        deleting = [each.step.target for each, found in merges if found.deleted]
+        for message, hint in outsiders(self._scene, session, deleting):
+            raise errors.Refused(f"{message}; nothing was changed", hint=hint)
         way = self._way(both)
         sizes = {each.step.target: merge.bring(way, each) for each, _ in merges}
-        merge.apply(session, [each for each, _ in merges])
+        with _referenced(self._ends["target"]):
+            merge.apply(session, [each for each, _ in merges])
         for each, _ in merges:
             self._check(both, each.look)
         share = (time.monotonic() - began) / max(len(merges), 1)
@@ -220,29 +272,44 @@ class Pass:
         if not horizon:
             with self._seen.pair() as both:
                 found = difference(asked, both)
-        with self._writing(f"{number}") as both, connect.transaction(both.sessions["target"]):
-            each = self._of(number, step, asked, found.places)
-            change = self._add(self._way(both), each, found, horizon, delete=delete)
+        with self._writing(f"{number}") as both:
+            if horizon:
+                change = self._newer(both, self._of(number, step, asked, found.places), horizon)
+            else:
+                change = self._add(both, self._of(number, step, asked, found.places), found, delete=delete)
             change = dataclasses.replace(change, seconds=time.monotonic() - began)
             self._record(both.sessions["target"], step, change)
         return change
 
-    def _add(
-        self, way: transfer.Way, each: merge.Merge, found: Difference, horizon: str, *, delete: bool
-    ) -> model.Synced:
-        name = each.step.target.name
-        if horizon:
-            size = merge.bring_newer(way, each, horizon)
-            return model.Synced(table=name, how="visibility", inserted=merge.upsert(way.target, each), bytes=size)
+    def _newer(self, both: sides.Both, each: merge.Merge, horizon: str) -> model.Synced:
+        """Rows that came after the horizon. Where older ones are missing on the target, all are compared."""
+        way, name = self._way(both), each.step.target.name
+        size = merge.bring_newer(way, each, horizon)
+        with _colliding(self._ends["target"], f"table {name}"):
+            inserted = merge.upsert(way.target, each)
+        change = model.Synced(table=name, how="visibility", inserted=inserted, bytes=size)
+        count = functools.partial(_count, each.look)
+        ours, theirs = both.ask(count, f"table {name}")
+        if theirs >= ours:
+            return change
+        found = difference(each.look, both)
+        # The first one's temporary table is there until the transaction ends.
+        other = dataclasses.replace(each, number=each.number + _SECOND, places=found.places)
+        more = self._add(both, other, found, delete=False)
+        return dataclasses.replace(more, inserted=more.inserted + change.inserted, bytes=more.bytes + change.bytes)
+
+    def _add(self, both: sides.Both, each: merge.Merge, found: Difference, *, delete: bool) -> model.Synced:
+        way = self._way(both)
         if not found.places:
             return _unchanged(each.step, found)
         size = merge.bring(way, each)
-        delete = delete or not each.key
-        if each.key:
-            merge.upsert(way.target, each)
-        if delete:
+        if delete := delete or not each.key:
+            merge.make_way(way.target, each)
             merge.delete(way.target, each)
-        if not each.key:
+        if each.key:
+            with _colliding(self._ends["target"], f"table {each.step.target.name}"):
+                merge.upsert(way.target, each)
+        else:
             merge.insert(way.target, each)
         return dataclasses.replace(foreseen(each.step, found, delete=delete), bytes=size)
 
@@ -250,11 +317,12 @@ class Pass:
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[sides.Both]:
-        """A session that may write on the target, beside one in the snapshot of the source."""
+        """A transaction that may write on the target, beside a session in the snapshot of the source."""
         end = self._ends["target"]
         with (
             self._seen.pair() as both,
             connect.session(end, name=f"{self._name}/{name}", answered=True, settings=self._waits) as session,
+            connect.transaction(session),
         ):
             session.execute("SET CONSTRAINTS ALL DEFERRED")
             yield sides.Both({"source": both.sessions["source"], "target": session}, self._ends, name=self._name)
@@ -273,7 +341,13 @@ class Pass:
         ledger.record(session, run=self._run, landed=landed, horizon=self._holder.horizon(step))
 
 
+_SECOND = 10_000
+
 _TOOL = f"mishika-migrate {mishika_migrate.__version__} sync"
+
+
+def _count(asked: digest.Look, session: connect.Session, role: model.Role) -> int:
+    return digest.count(session, asked, role)
 
 
 def _unchanged(step: model.CopyTable, found: Difference) -> model.Synced:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Literal
 
 from mishika_migrate import errors, findings, matrix, model, words
 from mishika_migrate.pg import activity, catalog, connect, ledger, liveness, sides, survey
@@ -26,6 +27,10 @@ _TIMES = re.compile(r"timestamp.*|date")
 _NOW = re.compile(r"\b(now|current_timestamp|localtimestamp|(clock|statement|transaction)_timestamp)\b", re.I)
 
 
+Catalogs = tuple[model.Catalog, model.Catalog]
+"""What source and target have."""
+
+
 def guard(
     rules: matrix.Matrix,
     source: model.Endpoint,
@@ -33,23 +38,29 @@ def guard(
     tables: Sequence[str],
     *,
     overwrite: bool,
+    read: Catalogs | None = None,
 ) -> tuple[str, ...]:
     """Notes for the operator; `errors.Refused` lists the evidence, unless it is to be overwritten.
 
-    `tables` are those whose rows would be deleted or overwritten. To be called before anything is
-    written, and before one's own run is in the ledger.
+    `tables` are those whose rows would be deleted or overwritten; `read` what both sides have, where
+    that is known. To be called before anything is written, and before one's own run is in the ledger.
     """
-    signs, notes = _look(rules, source, target, tables)
+    signs, notes = _look(rules, source, target, tables, read)
     if signs and not overwrite:
         raise refusal(signs, target)
     return (*(f"the target looks as if it were in use: {sign.message}" for sign in signs), *notes)
 
 
 def evidence(
-    rules: matrix.Matrix, source: model.Endpoint, target: model.Endpoint, *, tables: Sequence[str]
+    rules: matrix.Matrix,
+    source: model.Endpoint,
+    target: model.Endpoint,
+    *,
+    tables: Sequence[str],
+    read: Catalogs | None = None,
 ) -> tuple[model.Sign, ...]:
     """The signs alone."""
-    return _look(rules, source, target, tables)[0]
+    return _look(rules, source, target, tables, read)[0]
 
 
 def refusal(signs: Sequence[model.Sign], target: model.Endpoint) -> errors.Refused:
@@ -106,7 +117,11 @@ class _Scene:
 
 
 def _look(
-    rules: matrix.Matrix, source: model.Endpoint, target: model.Endpoint, tables: Sequence[str]
+    rules: matrix.Matrix,
+    source: model.Endpoint,
+    target: model.Endpoint,
+    tables: Sequence[str],
+    read: Catalogs | None,
 ) -> tuple[tuple[model.Sign, ...], tuple[str, ...]]:
     """Signs, and notes about what could not be seen."""
     ends: dict[model.Role, model.Endpoint] = {"source": source, "target": target}
@@ -124,7 +139,7 @@ def _look(
         scene = _Scene(
             rules=rules,
             both=both,
-            catalogs={role: both.one(role, lambda one, at: catalog.read(one, ends[at]), "") for role in sides.ROLES},
+            catalogs=dict(zip(sides.ROLES, read or _read(both), strict=True)),
             landings=both.one("target", lambda one, _: _landings(one, source), "the ledger"),
             tables=frozenset(tables),
         )
@@ -138,6 +153,10 @@ def _look(
     return tuple(signs), tuple(notes)
 
 
+def _read(both: sides.Both) -> Catalogs:
+    return both.ask(lambda session, role: catalog.read(session, both.end(role)), "")
+
+
 def _landings(session: connect.Session, source: model.Endpoint) -> Mapping[str, liveness.Landing]:
     return {} if ledger.missing(session) != () else liveness.landings(session, source.label)
 
@@ -149,21 +168,61 @@ def _cutover(scene: _Scene) -> Iterator[model.Sign]:
 
 # -- sessions -------------------------------------------------------------------------------------
 
+# Roles by which providers of Postgres look after it, and whose passwords no customer has: RDS, Cloud SQL, AlloyDB,
+# Azure, Neon. A server whose superuser one is may have roles of any name.
+_PROVIDERS = frozenset({"rdsadmin", "rdsrepladmin", "cloudsqladmin", "alloydbadmin", "azuresu", "cloud_admin"})
+
+# Supabase's own. Whoever runs it himself has their passwords, so they must also come from the server itself and
+# say who they are: the proxy's client gives no application_name.
+_TENANTS = frozenset(
+    {"supabase_admin", "supabase_auth_admin", "supabase_storage_admin", "supabase_replication_admin", "authenticator"}
+)
+_SAME_HOST = frozenset({"local", "127.0.0.1", "::1"})
+
 
 def _visitors(scene: _Scene) -> Iterator[model.Sign | str]:
+    """Sessions that may be a proxy's are a sign; others, and those of which nobody can tell, are notes."""
     found = scene.both.one("target", lambda session, _: activity.visitors(session), "its sessions")
-    if seen := [each for each in found if not each.hidden]:
-        who = findings.few([_shown(each) for each in seen])
-        verb = "is" if len(seen) == 1 else "are"
-        message = f"{words.count(len(seen), 'other session')} {verb} connected to it: {who}"
+    if not found:
+        return
+    schema = scene.both.end("target").schema
+    roles = scene.both.one("target", lambda session, _: liveness.roles(session, schema), "its roles")
+    kinds = {each.pid: _kind(each, roles) for each in found}
+    if suspects := [each for each in found if kinds[each.pid] == "suspect"]:
+        who = findings.few([_shown(each) for each in suspects])
+        verb = "is" if len(suspects) == 1 else "are"
+        message = f"{words.count(len(suspects), 'other session')} {verb} connected to it: {who}"
         yield model.Sign(code="target-has-sessions", message=message)
-    if hidden := [each for each in found if each.hidden]:
+    if unknown := [each for each in found if kinds[each.pid] == "unknown"]:
         user = scene.catalogs["target"].user
-        who = findings.few([_shown(each) for each in hidden])
+        who = findings.few([_shown(each) for each in unknown])
         yield (
-            f"{words.count(len(hidden), 'session')} on the target may be a proxy's, and {user} may not see more"
+            f"{words.count(len(unknown), 'session')} on the target may be a proxy's, and {user} may not see more"
             f" of it: {who}; `GRANT pg_monitor TO {findings.quoted(user)}` on the target shows it"
         )
+    if others := [each for each in found if kinds[each.pid] == "other"]:
+        who = findings.few([_shown(each) for each in others])
+        verb = "is" if len(others) == 1 else "are"
+        yield f"{words.count(len(others), 'other session')} on the target {verb} not taken for a proxy's: {who}"
+
+
+def _kind(visitor: model.Visitor, roles: liveness.Roles) -> Literal["suspect", "unknown", "other"]:
+    """A proxy writes: whoever may not write a single table is none. Of superusers one has to see more.
+
+    When in doubt it is one: a session that goes on writing to a target that is set back is worse than a question.
+    """
+    if visitor.user not in roles.writers:
+        return "other"
+    if visitor.writing:
+        return "suspect"
+    if not roles.own_superuser and _of_a_provider(visitor):
+        return "other"
+    return "unknown" if visitor.hidden and visitor.user in roles.superusers else "suspect"
+
+
+def _of_a_provider(visitor: model.Visitor) -> bool:
+    tenant = visitor.user in _TENANTS and visitor.client in _SAME_HOST and bool(visitor.application)
+    return visitor.user in _PROVIDERS or tenant
 
 
 def _shown(visitor: model.Visitor) -> str:

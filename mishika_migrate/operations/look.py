@@ -22,11 +22,13 @@ from mishika_migrate.pg import catalog, connect, dump, ledger, survey
 class Look:
     """The plan, and the run that an earlier `copy` left unfinished on the target, if any.
 
-    `effects` are what would become of rows that the target has, where that was asked for. Rows of
-    `overwritten` tables of the target would go or become others.
+    `catalogs` are those of source and target that it was made from. `effects` are what would become of
+    rows that the target has, where that was asked for. Rows of `overwritten` tables of the target would
+    go or become others.
     """
 
     plan: model.Plan
+    catalogs: tuple[model.Catalog, model.Catalog]
     unfinished: model.Unfinished | None
     effects: tuple[model.Effect, ...] = ()
 
@@ -66,7 +68,7 @@ def both(
         seen = foresight.look(rules, ours, theirs, chosen, span=span, counting=counting)
         answers = dataclasses.replace(answers, collisions=seen.collisions)
     made = plan.build(rules, ours, theirs, chosen, answers, wanted, manner=manner, implied=[*denied, *implied])
-    return Look(plan=made, unfinished=unfinished, effects=seen.effects)
+    return Look(plan=made, catalogs=(ours, theirs), unfinished=unfinished, effects=seen.effects)
 
 
 def _ledger(

@@ -1,6 +1,6 @@
 """`sync`: makes the target's tables what a new snapshot of the source holds, and says what that takes.
 
-Imports levelling, keys, look, scopes, verify, liveness, pg, plan and the words. Equal rows are not transferred:
+Imports levelling, keys, look, scopes, liveness, pg, plan and the words. Equal rows are not transferred:
 differences are found by hashes (`pg.digest`), or for rows that are never changed by what the last run has seen.
 """
 
@@ -11,9 +11,9 @@ import dataclasses
 import datetime
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mishika_migrate import (
     errors,
@@ -24,17 +24,20 @@ from mishika_migrate import (
     matrix,
     model,
     occupancy,
+    privileges,
     selection,
 )
-from mishika_migrate.operations import keys, levelling, liveness, look, scopes, verify
-from mishika_migrate.pg import connect, digest, ledger, sides, snapshot
+from mishika_migrate.operations import keys, levelling, liveness, look, scopes
+from mishika_migrate.pg import connect, digest, ledger, merge, sides, snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """`delete_extra` removes rows of history that only the target has; those of core tables always go.
 
-    `overwrite` goes on although the target looks live. `lock_timeout` is in seconds.
+    `overwrite` goes on although the target looks live. `lock_timeout` is in seconds. `held` says that the caller
+    has the target's lock already; `settings` are those of the sessions that write there. `former` is a pass over
+    the same tables: this one takes its place in the ledger.
     """
 
     jobs: int = 4
@@ -42,6 +45,9 @@ class Options:
     overwrite: bool = False
     lock_timeout: float = 10.0
     most: int = 100
+    held: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    former: str = ""
 
 
 def prepare(
@@ -61,12 +67,32 @@ def prepare(
     said = "as asked for"
     if wanted is None:
         wanted, span, said = _last(target, span)
+    return _prepared(rules, source, target, wanted, span, said, options)
+
+
+def prepare_again(
+    scene: levelling.Scene, source: model.Endpoint, target: model.Endpoint, *, options: Options
+) -> tuple[levelling.Scene, tuple[str, ...]]:
+    """The same for one more pass over the same tables, whose own passes the ledger has by now."""
+    return _prepared(scene.rules, source, target, scene.wanted, scene.span, scene.said, options)
+
+
+def _prepared(
+    rules: matrix.Matrix,
+    source: model.Endpoint,
+    target: model.Endpoint,
+    wanted: selection.Wanted,
+    span: history.Span | None,
+    said: str,
+    options: Options,
+) -> tuple[levelling.Scene, tuple[str, ...]]:
     found = look.both(rules, source, target, wanted, manner=loading.Manner(batch=_WHOLE, defer="never", span=span))
-    ours, theirs = verify.catalogs(rules, source, target, _NAME)
-    scene = _scene(rules, ours, theirs, found.plan, said)
+    ours, theirs = found.catalogs
+    scene = dataclasses.replace(_scene(rules, ours, theirs, found.plan, said), wanted=wanted, span=span)
     noticed = (
         *(each for each in found.plan.findings if each.code not in _EXPECTED),
         *(each for step in (*scene.core, *scene.history) for each in _privileges(step, theirs)),
+        *privileges.temporary(theirs),
     )
     if any(each.severity == "refuse" for each in noticed):
         raise errors.Refused(
@@ -84,8 +110,12 @@ def prepare(
             f"the source {source.label} is empty and the target {target.label} is in use: they look swapped",
             hint="Give the server in use as --source and the new one as --target.",
         )
+    warned = tuple(each.message for each in noticed if each.severity == "warn")
+    if options.held:
+        return scene, warned
     tables = [step.target.name for step in (*scene.core, *scene.history)]
-    return scene, liveness.guard(rules, source, target, tables, overwrite=options.overwrite)
+    told = liveness.guard(rules, source, target, tables, overwrite=options.overwrite, read=found.catalogs)
+    return scene, (*warned, *told)
 
 
 _NAME = "mishika-migrate/sync"
@@ -175,6 +205,7 @@ def foresee(
         with ThreadPoolExecutor(options.jobs, thread_name_prefix="sync") as pool, connect.given_up(_NAME):
             changes = list(pool.map(one, (*scene.core, *scene.history)))
         judged = _keys(scene, seen.first, method, options)
+        _warn(scene, seen.first, changes, emit)
     return model.Sync(
         source=source.label,
         target=target.label,
@@ -183,6 +214,14 @@ def foresee(
         keys=judged,
         seconds=time.monotonic() - began,
     )
+
+
+def _warn(scene: levelling.Scene, both: sides.Both, changes: Sequence[model.Synced], emit: levelling.Emit) -> None:
+    """What keeps `carry_out` from doing it, as far as that is known without writing."""
+    going = {change.table for change in changes if change.deleted}
+    deleting = [step.target for step in scene.core if step.target.name in going]
+    for message, hint in both.one("target", lambda session, _: list(levelling.outsiders(scene, session, deleting)), ""):
+        emit(events.Noticed(message=f"this will be refused: {message}. {hint}"))
 
 
 def _keys(scene: levelling.Scene, both: sides.Both, method: model.Method, options: Options) -> model.Keys | None:
@@ -206,10 +245,11 @@ def carry_out(
     """
     began = time.monotonic()
     run = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    waits = {"lock_timeout": f"{int(options.lock_timeout * 1000)}ms"}
+    waits = {"lock_timeout": f"{int(options.lock_timeout * 1000)}ms", **options.settings}
     with contextlib.ExitStack() as stack:
         watch = stack.enter_context(connect.session(target, name=f"mishika-migrate/{run}/watch", settings=waits))
-        ledger.lock(watch, target)
+        if not options.held:
+            ledger.lock(watch, target)
         ledger.create(watch)
         holder = snapshot.Holder(source, run=run, steps=(*scene.core, *scene.history), settings=waits)
         stack.callback(holder.release)
@@ -218,6 +258,8 @@ def carry_out(
         work = levelling.Pass(scene, seen, source, target, run=run, name=name, waits=waits, holder=holder, emit=emit)
         changes = work.core()
         changes += work.history(watch, delete=options.delete_extra, jobs=options.jobs)
+        if options.former:
+            merge.forget(watch, options.former)
     return model.Sync(
         source=source.label,
         target=target.label,

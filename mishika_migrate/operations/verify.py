@@ -109,6 +109,24 @@ def of_copy(
     return _prove(rules, source, target, lambda ours, theirs: scope, options, lambda *_: (), emit, name=name)
 
 
+def of_switch(
+    rules: matrix.Matrix,
+    read: tuple[model.Catalog, model.Catalog],
+    scope: scopes.Scope,
+    source: model.Endpoint,
+    target: model.Endpoint,
+    *,
+    name: str,
+    jobs: int,
+    fenced: bool,
+    rechecks: int = 0,
+    emit: Emit,
+) -> model.Proof:
+    """Rows and keys of both sides as they are now; `read` are their catalogs, which nobody has time to read again."""
+    options = Options(jobs=jobs, fenced=fenced, rechecks=rechecks, recheck_wait=1.0)
+    return _prove(rules, source, target, lambda *_: scope, options, lambda *_: (), emit, name=name, read=read)
+
+
 def _prove(
     rules: matrix.Matrix,
     source: model.Endpoint,
@@ -119,9 +137,10 @@ def _prove(
     emit: Emit,
     *,
     name: str,
+    read: tuple[model.Catalog, model.Catalog] | None = None,
 ) -> model.Proof:
     began, at = time.monotonic(), f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-    ours, theirs = catalogs(rules, source, target, name)
+    ours, theirs = read or catalogs(rules, source, target, name)
     scope = choose(ours, theirs)
     snapshots: dict[model.Role, str] = {"source": options.snapshot} if options.snapshot else {}
     with sides.Sides(source, target, name=name, snapshots=snapshots) as seen:

@@ -19,7 +19,7 @@ _CHEAP_BYTES = 64 * 1024 * 1024
 
 # Without pg_monitor, or the other's role, a server tells of a session its pid, user and name, and no more.
 _VISITORS = """
-SELECT pid, usename::text AS user, coalesce(application_name, '') AS application,
+SELECT pid, coalesce(usename::text, '') AS user, coalesce(application_name, '') AS application,
        CASE WHEN backend_type IS NULL THEN '' ELSE coalesce(host(client_addr), 'local') END AS client,
        coalesce(state, '') AS state, backend_xid IS NOT NULL AS writing, backend_type IS NULL AS hidden,
        extract(epoch FROM clock_timestamp() - backend_start)::float8 AS connected,

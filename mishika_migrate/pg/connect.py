@@ -89,14 +89,18 @@ def session(
     answered: bool = False,
     settings: Mapping[str, str] | None = None,
     stopping: Callable[[], bool] = never,
+    replication: bool = False,
 ) -> Iterator[Session]:
     """An autocommit session that is set up alike on every server and closed afterwards.
 
     `name` becomes `application_name`. `answered` says that this endpoint has answered before in
-    this run, which makes a failure to connect transient. Every psycopg error inside the block
+    this run, which makes a failure to connect transient. With `replication` it takes the commands
+    of the replication protocol, too. Every psycopg error inside the block
     leaves it as one of ours, blamed on this endpoint.
     """
-    connection = open(endpoint, name=name, answered=answered, settings=settings, stopping=stopping)
+    connection = open(
+        endpoint, name=name, answered=answered, settings=settings, stopping=stopping, replication=replication
+    )
     try:
         with translated(endpoint):
             yield connection
@@ -111,9 +115,10 @@ def open(
     answered: bool = False,
     settings: Mapping[str, str] | None = None,
     stopping: Callable[[], bool] = never,
+    replication: bool = False,
 ) -> Session:
     """Like `session`, for those who keep it; they close it and translate errors themselves."""
-    connection = _dial(endpoint, name, answered=answered, stopping=stopping)
+    connection = _dial(endpoint, name, answered=answered, stopping=stopping, replication=replication)
     with _guard:
         _sessions[connection] = name
     try:
@@ -132,10 +137,13 @@ def close(connection: Session) -> None:
         connection.close()
 
 
-def _dial(endpoint: model.Endpoint, name: str, *, answered: bool, stopping: Callable[[], bool]) -> Session:
+def _dial(
+    endpoint: model.Endpoint, name: str, *, answered: bool, stopping: Callable[[], bool], replication: bool
+) -> Session:
     """In a thread of its own: nothing else can leave libpq's waits (name service, timeouts) early."""
     call: concurrent.futures.Future[Session] = concurrent.futures.Future()
-    text = conninfo.make_conninfo("", **_parameters(endpoint, name))
+    more = {"replication": "database"} if replication else {}
+    text = conninfo.make_conninfo("", **_parameters(endpoint, name), **more)
 
     def dial() -> None:
         try:

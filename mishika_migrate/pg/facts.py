@@ -164,12 +164,12 @@ JOIN pg_class c ON c.oid = tree.relation JOIN pg_namespace n ON n.oid = c.relnam
 
 # tgtype: 1 row, 4 insert. tgenabled: O fires for ordinary sessions, A always. Of a partition only row
 # triggers fire for rows that come by way of its root; copies of the root's own (tgparentid, PostgreSQL
-# 13 and later) go on and off with it.
+# 13 and later) go on and off with it. The fence of a cutover changes no row.
 TRIGGERS = f"""
 SELECT tree.root::int8 AS oid, t.tgname::text AS name, n.nspname::text AS schema, c.relname::text AS "table",
        t.tgenabled = 'A' AS always
 FROM {TREE} JOIN pg_trigger t ON t.tgrelid = tree.relation
-WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 4 = 4
+WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 4 = 4 AND t.tgname <> 'mishika_migrate_fence'
   AND (tree.relation = tree.root OR t.tgtype & 1 = 1)
   AND NOT EXISTS (SELECT FROM pg_trigger up
                   WHERE up.oid = (to_jsonb(t) ->> 'tgparentid')::oid AND up.tgenabled IN ('O', 'A'))

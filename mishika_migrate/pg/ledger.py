@@ -18,7 +18,8 @@ from mishika_migrate import errors, model
 from mishika_migrate.pg import connect
 
 SCHEMA = "mishika_migrate"
-_LAYOUT = 2
+_LAYOUT = 3
+_UPGRADED = (0, 2)  # none, and one that lacks tables only
 _LOCK = 0x6D69_7368_696B_61  # "mishika"
 
 _CREATE = """
@@ -69,6 +70,37 @@ CREATE TABLE IF NOT EXISTS mishika_migrate.control (
   halted boolean NOT NULL DEFAULT false,
   asked_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE TABLE IF NOT EXISTS mishika_migrate.heartbeat (
+  side text PRIMARY KEY, beat int8 NOT NULL DEFAULT 0, lsn pg_lsn, at timestamptz
+);
+CREATE TABLE IF NOT EXISTS mishika_migrate.object (
+  run text NOT NULL,
+  side text NOT NULL CHECK (side IN ('source', 'target')),
+  kind text NOT NULL,
+  name text NOT NULL,
+  recorded timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (run, side, kind, name)
+);
+CREATE TABLE IF NOT EXISTS mishika_migrate.follow (
+  run text PRIMARY KEY,
+  way text NOT NULL CHECK (way IN ('forward', 'back')),
+  tables text NOT NULL,
+  fingerprint text NOT NULL,
+  proved timestamptz,
+  ready boolean NOT NULL
+);
+CREATE TABLE IF NOT EXISTS mishika_migrate.cutover (
+  id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  run text NOT NULL,
+  way text NOT NULL CHECK (way IN ('forward', 'back')),
+  method text NOT NULL CHECK (method IN ('replication', 'sync')),
+  state text NOT NULL CHECK (
+    state IN ('begun', 'fenced', 'drained', 'proved', 'switching', 'finished', 'aborted', 'undone')
+  ),
+  message text NOT NULL DEFAULT '',
+  started timestamptz NOT NULL DEFAULT clock_timestamp(),
+  finished timestamptz
+);
 """
 
 TABLES = tuple(re.findall(r"CREATE TABLE IF NOT EXISTS mishika_migrate\.(\w+)", _CREATE))
@@ -109,12 +141,14 @@ def holder(session: connect.Session) -> str:
 
 
 def create(session: connect.Session) -> None:
-    """Makes the ledger where it is missing. Refuses one of a newer layout."""
-    if not exists(session):
+    """Makes the ledger where it is missing, and completes one of an older layout. Refuses one of a newer one."""
+    version = _one(session, "SELECT max(version) FROM mishika_migrate.layout") if exists(session) else 0
+    if version in _UPGRADED:
         with connect.transaction(session):
             session.execute(_CREATE)
-            session.execute("INSERT INTO mishika_migrate.layout VALUES (%s) ON CONFLICT DO NOTHING", [_LAYOUT])
-    version = _one(session, "SELECT max(version) FROM mishika_migrate.layout")
+            session.execute("DELETE FROM mishika_migrate.layout")
+            session.execute("INSERT INTO mishika_migrate.layout VALUES (%s)", [_LAYOUT])
+        version = _LAYOUT
     if version != _LAYOUT:
         raise errors.Refused(
             f"the ledger on the target has layout {version}, this tool writes layout {_LAYOUT}",
@@ -148,6 +182,7 @@ def strangers(session: connect.Session) -> tuple[str, ...]:
         " SELECT pg_describe_object(classid, objid, objsubid) FROM pg_depend"
         " WHERE refclassid = 'pg_namespace'::regclass AND refobjid = to_regnamespace('mishika_migrate')"
         "   AND NOT (classid = 'pg_class'::regclass AND objid IN (TABLE ours))"
+        "   AND NOT (classid = 'pg_proc'::regclass AND objid = to_regproc('mishika_migrate.fence'))"
         " UNION SELECT pg_describe_object('pg_class'::regclass, r.ev_class, 0) FROM pg_depend d"
         "   JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid"
         "   WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid IN (TABLE ours) AND r.ev_class NOT IN (TABLE ours)"

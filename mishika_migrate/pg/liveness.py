@@ -57,16 +57,60 @@ def landings(session: connect.Session, source: str) -> dict[str, Landing]:
 def cutover(session: connect.Session) -> str:
     """When a cutover to this database was completed; empty where none was.
 
-    By whatever the ledger's table of them holds, which this version does not make.
+    By whatever the ledger's table of them holds, be it of another version.
     """
     if not _one(session, "SELECT to_regclass('mishika_migrate.cutover') IS NOT NULL"):
         return ""
     found = _one(
         session,
+        # One that went back has left the target again.
         "SELECT max(to_jsonb(c) ->> 'finished') FROM mishika_migrate.cutover c"
-        " WHERE to_jsonb(c) ->> 'state' = 'finished'",
+        " WHERE to_jsonb(c) ->> 'state' = 'finished' AND to_jsonb(c) ->> 'way' IS DISTINCT FROM 'back'",
     )
     return str(found) if found else ""
+
+
+# -- roles ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """Who is connected to the database, by what the roles may do there; `own_superuser` says it of the asking one."""
+
+    writers: frozenset[str]
+    superusers: frozenset[str]
+    own_superuser: bool
+
+
+# A role that logs in may become any of which it is a member, by itself or by ALTER ROLE … SET role. Privileges on
+# single columns count. Who is not known any more may have written everything.
+_ROLES = """
+WITH here AS (
+  SELECT DISTINCT usesysid AS role, coalesce(usename::text, '') AS name FROM pg_stat_activity
+  WHERE datname = current_database() AND usesysid IS NOT NULL
+), place AS (
+  SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE n.nspname = %s AND c.relkind IN ('r', 'p')
+)
+SELECT h.name, coalesce(r.rolsuper, false),
+       r.oid IS NULL OR r.rolsuper OR EXISTS (
+         SELECT FROM pg_roles m, place p
+         WHERE pg_has_role(h.role, m.oid, 'MEMBER')
+           AND (has_table_privilege(m.oid, p.oid, 'INSERT, UPDATE, DELETE')
+                OR has_any_column_privilege(m.oid, p.oid, 'INSERT, UPDATE')))
+FROM here h LEFT JOIN pg_roles r ON r.oid = h.role
+"""
+
+
+def roles(session: connect.Session, schema: str) -> Roles:
+    """Those of this database's sessions; a writer may change rows of any table of the schema."""
+    found = session.execute(_ROLES, [schema]).fetchall()
+    own = _one(session, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+    return Roles(
+        writers=frozenset(str(name) for name, _, writes in found if writes),
+        superusers=frozenset(str(name) for name, superuser, _ in found if superuser),
+        own_superuser=bool(own),
+    )
 
 
 # -- rows that came later -------------------------------------------------------------------------

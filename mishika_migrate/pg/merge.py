@@ -130,33 +130,50 @@ def apply(session: connect.Session, merges: Sequence[Merge]) -> None:
 def make_way(session: connect.Session, merge: Merge) -> None:
     """Takes values of unique columns away from rows that have them still while others are to get them.
 
-    Such rows are about to be changed or removed: the source, which is the end of it, has each value once.
+    Only from rows that are about to be changed or removed. Under an index with a condition, others may have
+    the same value for good.
     """
     kinds = {column.name: column for column in merge.columns}
     for unique in merge.uniques:
-        yielding = next((kinds[name] for name in unique if kinds[name].nullable), None) or kinds[unique[0]]
-        session.execute(
-            sql.SQL("UPDATE {table} r SET {column} = {other} FROM {incoming} i WHERE {same} AND {apart}").format(
-                table=_table(merge),
-                column=sql.Identifier(yielding.name),
-                other=_out_of_the_way(yielding),
-                incoming=_incoming(merge),
-                same=_equal(unique),
-                apart=sql.SQL("NOT ({})").format(_equal(merge.key)),
+        yielding = _yielding([kinds[name] for name in unique])
+        for places in _batches(merge.places):
+            session.execute(
+                sql.SQL(
+                    "UPDATE {table} r SET {column} = {other} FROM {incoming} i"
+                    " WHERE {same} AND {apart} AND {place} IN (SELECT unnest({places}::int8[]))"
+                ).format(
+                    table=_table(merge),
+                    column=sql.Identifier(yielding.name),
+                    other=_out_of_the_way(yielding),
+                    incoming=_incoming(merge),
+                    same=_equal(unique),
+                    apart=sql.SQL("NOT ({})").format(_equal(merge.key)),
+                    place=digest.place(merge.look, "target"),
+                    places=sql.Literal(places),
+                )
             )
-        )
+
+
+_TEXTS = ("text", "character varying")
+_INTEGERS = ("smallint", "integer", "bigint")
+
+
+def _yielding(columns: Sequence[model.Column]) -> model.Column:
+    """The column whose value can be another one for a moment."""
+    known = (each for each in columns if each.type in (*_TEXTS, "uuid", *_INTEGERS))
+    return next((each for each in columns if each.nullable), None) or next(known, None) or columns[0]
 
 
 def _out_of_the_way(column: model.Column) -> sql.Composable:
     """A value that no row has; the row gets its own one in a moment."""
     if column.nullable:
         return sql.SQL("NULL")
-    if column.type in ("text", "character varying"):
+    if column.type in _TEXTS:
         return sql.SQL("'mishika-migrate ' || md5(random()::text || r.ctid::text)")
     if column.type == "uuid":
         return sql.SQL("md5(random()::text || r.ctid::text)::uuid")
-    if column.type in ("smallint", "integer", "bigint"):
-        return sql.SQL("-r.{}").format(sql.Identifier(column.name))
+    if column.type in _INTEGERS:
+        return sql.SQL("-r.{0} - 1").format(sql.Identifier(column.name))  # 0 has no negative
     raise errors.Refused(
         f"unique column {column.name} of type {column.type} cannot be taken out of the way for a moment",
         hint="Empty the table on the target and copy it anew.",
@@ -231,13 +248,24 @@ def lock(session: connect.Session, tables: Sequence[model.TableName]) -> None:
     session.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names))
 
 
-def refuse_outsiders(
-    session: connect.Session,
-    parents: Sequence[model.TableName],
-    inside: Sequence[model.TableName],
-    endpoint: model.Endpoint,
-) -> None:
-    """`errors.Refused` when rows of other tables would be removed or changed along with those of `parents`."""
+def forget(session: connect.Session, run: str) -> None:
+    """Removes a pass from the ledger, where a later one over the same tables is: of thousands the last is enough."""
+    session.execute("DELETE FROM mishika_migrate.run WHERE id = %s", [run])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outsider:
+    """A foreign key of a table that is not synced, by which its rows would change when others go."""
+
+    table: str
+    references: str
+    name: str
+
+
+def outsiders(
+    session: connect.Session, parents: Sequence[model.TableName], inside: Sequence[model.TableName]
+) -> tuple[Outsider, ...]:
+    """Those by which rows of other tables would be removed or changed along with those of `parents`."""
     found = session.execute(
         "SELECT c.relname::text, p.relname::text, k.conname::text FROM pg_constraint k"
         " JOIN pg_class c ON c.oid = k.conrelid JOIN pg_class p ON p.oid = k.confrelid"
@@ -245,13 +273,8 @@ def refuse_outsiders(
         "   AND k.confrelid = ANY (%s::text[]::regclass[]) AND NOT k.conrelid = ANY (%s::text[]::regclass[])"
         " ORDER BY 1, 2",
         [[_text(table) for table in parents], [_text(table) for table in inside]],
-    ).fetchall()
-    for child, parent, name in found:
-        raise errors.Refused(
-            f"rows of {parent} on {endpoint.label} are to go, and {child} ({name}), which is not synced, would change"
-            " with them",
-            hint=f"Add --include {child}.",
-        )
+    )
+    return tuple(Outsider(table=str(row[0]), references=str(row[1]), name=str(row[2])) for row in found)
 
 
 def _text(table: model.TableName) -> str:

@@ -6,7 +6,7 @@ Imports pg.connect and the words.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from psycopg import sql
 
@@ -34,6 +34,8 @@ class Holder:
 
     The tables of `steps` are locked against what no snapshot protects from (TRUNCATE, VACUUM FULL,
     ALTER TABLE): rows of another file would be missed or read twice. Readers and writers pass.
+
+    With `importing` it is the snapshot that this makes, after the locks, and keeps while it is open.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Holder:
         steps: Sequence[model.CopyTable],
         settings: Mapping[str, str] | None = None,
         stopping: Callable[[], bool] = connect.never,
+        importing: Callable[[], AbstractContextManager[str]] | None = None,
     ) -> None:
         self._session = connect.open(endpoint, name=name(run), settings=settings, stopping=stopping)
         try:
@@ -51,7 +54,10 @@ class Holder:
                 self._history = _history(self._session)
                 self._session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 self._lock(endpoint, steps)
-                self.name, self.state = self._export()
+                with importing() if importing else nullcontext("") as given:
+                    if given:
+                        self._session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(given)))
+                    self.name, self.state = self._export()
                 self._check_leaves(endpoint, steps)
                 self._files = self._look_at_files(steps)
         except BaseException:

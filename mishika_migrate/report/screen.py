@@ -80,13 +80,7 @@ def quote(to: Screen, what: str) -> None:
     to.print(text(f"    {what}"), soft_wrap=True)
 
 
-def size(amount: float) -> str:
-    """Bytes for people: 1,000-based, as disks and networks count."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(amount) < 999.5:
-            return f"{amount:,.0f} {unit}" if unit == "B" or amount >= 99.95 else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:,.1f} TB"
+size = words.size
 
 
 def duration(seconds: float) -> str:

@@ -56,7 +56,7 @@ def test_completion_completes_commands_and_options(run: Run) -> None:
         env = {"_MISHIKA_MIGRATE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(number)}
         return run(env=env).out.split()
 
-    assert completed("mishika-migrate c", 1) == ["copy", "cleanup"]
+    assert completed("mishika-migrate c", 1) == ["copy", "cutover", "complete", "cleanup"]
     assert "--include-spendlogs" in completed("mishika-migrate copy --inc", 2)
 
 

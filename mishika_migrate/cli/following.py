@@ -1,0 +1,129 @@
+"""`follow status`, `follow stop` and `follow start`, and what other commands say about a move under way.
+
+Imports face, operations, report and the words, the heavy ones inside the commands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import typer
+
+from mishika_migrate.cli import options
+
+if TYPE_CHECKING:
+    from mishika_migrate import model
+    from mishika_migrate.cli.face import Face
+    from mishika_migrate.operations import moves
+
+app = typer.Typer(help="The target that goes on following the source: how far it is, stop it, start it.")
+
+
+def servers(face: Face) -> moves.Servers:
+    """Both sides, each with the address by which the other one reaches it."""
+    from mishika_migrate.operations import moves
+    from mishika_migrate.pg import replication
+
+    wanted = face.settings
+    source, target = wanted.need_source(), wanted.need_target()
+    return {
+        "source": moves.Server(end=source, reaching=replication.reaching(wanted.source_from_target or source)),
+        "target": moves.Server(end=target, reaching=replication.reaching(wanted.target_from_source or target)),
+    }
+
+
+@app.command()
+def status(
+    source: options.Source = None,
+    target: options.Target = None,
+    config: options.Config = None,
+    watch: options.Watch = None,
+    interval: options.Interval = None,
+    max_lag: options.MaxLag = None,
+    json: options.Json = None,
+    verbose: options.Verbose = None,
+) -> None:
+    """Show how far the target is behind, and what the source keeps for it.
+
+    The delay is measured: a heartbeat is written on the one side and awaited on the other. Ends with
+    status 7 when nothing follows any more, or when --max-lag is given and the delay is longer.
+    """
+    given = locals()
+    from mishika_migrate import errors
+    from mishika_migrate.cli.face import Face
+    from mishika_migrate.operations import follow
+    from mishika_migrate.report import following
+
+    face = Face(given)
+    wanted = face.settings
+    both = servers(face)
+
+    def show(found: model.Following) -> None:
+        if face.lines is None:
+            following.show(face.out, found)
+        else:
+            face.lines.write("following", dataclasses.asdict(found))
+
+    last = follow.watch(
+        both,
+        patience=max(wanted.max_lag or 5.0, 0.1),
+        interval=wanted.interval if wanted.watch else None,
+        show=show,
+    )
+    if last.delay is None:
+        broken = next((each.message for each in last.findings if each.code == "not-following"), "")
+        late = f"a change takes longer than {last.waited:g} s"
+        raise errors.GateNotMet(broken or late, hint="`mishika-migrate follow status --watch` shows how it moves.")
+
+
+@app.command()
+def stop(
+    source: options.Source = None,
+    target: options.Target = None,
+    config: options.Config = None,
+    json: options.Json = None,
+    verbose: options.Verbose = None,
+) -> None:
+    """Let the target stand still. The source keeps all changes meanwhile, on its disk."""
+    _set(locals(), running=False)
+
+
+@app.command()
+def start(
+    source: options.Source = None,
+    target: options.Target = None,
+    config: options.Config = None,
+    json: options.Json = None,
+    verbose: options.Verbose = None,
+) -> None:
+    """Let it go on from where it stopped, also after a row that could not be applied was put right."""
+    _set(locals(), running=True)
+
+
+def _set(given: dict[str, object], *, running: bool) -> None:
+    from mishika_migrate.cli.face import Face
+    from mishika_migrate.operations import follow
+    from mishika_migrate.report import screen
+
+    face = Face(given)
+    found = follow.set_running(face.rules(), servers(face), running=running)
+    words = "goes on" if running else "stands still; the source keeps every change until `follow start`"
+    text = f"Run {found.run} {words}."
+    face.is_done(text, hint="`mishika-migrate follow status` shows it.")
+    fields = {"run": found.run, "way": found.way, "running": running}
+    face.result("follow", fields, lambda to: screen.say(to, text, "bold green" if running else "bold"))
+
+
+def stand_in_the_way(face: Face) -> None:
+    """Says loudly what an earlier move has left: a slot that nobody reads, a fence that stands."""
+    from mishika_migrate import errors
+    from mishika_migrate.operations import follow
+
+    ends = [end for end in (face.settings.source, face.settings.target) if end is not None]
+    try:
+        found = follow.standing(*ends)
+    except errors.Error:
+        return  # the command itself says what is wrong with the server
+    for each in found:
+        face.warn(f"{each.message}{f': {each.fix}' if each.fix else ''}")

@@ -1,0 +1,114 @@
+"""`complete`: takes away everything that following and switching have made, on both sides, and proves it.
+
+Imports moves, pg and the words. The one destructive verb of a move: afterwards there is no way back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from mishika_migrate import errors, model
+from mishika_migrate.operations import moves
+from mishika_migrate.pg import connect, fence, journal, ledger, replication
+
+_NAME = "mishika-migrate/complete"
+_SETTINGS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remains:
+    """What is there of a move: by side the names of its objects, in the words of SQL. `fenced` sides take no writes.
+
+    `followed` tells what the ledger says is under way, empty for nothing.
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    fenced: tuple[model.Role, ...] = ()
+    followed: str = ""
+
+
+def look(servers: moves.Servers, lost: str) -> Remains:
+    """What would be removed; `errors.Refused` while a switch is half done."""
+    found: dict[model.Role, tuple[str, ...]] = {"source": (), "target": ()}
+    fenced: list[model.Role] = []
+    followed = ""
+    for role, server in servers.items():
+        if role == lost:
+            continue
+        with connect.session(server.end, name=_NAME, settings=_SETTINGS) as session:
+            found[role] = replication.named(session)
+            if fence.standing(session):
+                fenced.append(role)
+            if role == "target":
+                followed = _state(session, server.end)
+    return Remains(source=found["source"], target=found["target"], fenced=tuple(fenced), followed=followed)
+
+
+def _state(session: connect.Session, target: model.Endpoint) -> str:
+    before = journal.switch(session)
+    if before is not None and before.open:
+        verb = "cutover" if before.way == "forward" else "rollback"
+        raise errors.Refused(
+            f"the {verb} of run {before.run} to {target.label} has come to no end (it is {before.state})",
+            hint=f"`mishika-migrate {verb}` ends it, or `mishika-migrate cutover --abort` gives it up.",
+        )
+    if before is not None and before.state == "finished":
+        return "traffic is on the target" if before.way == "forward" else "traffic is back on the source"
+    return "traffic is on the source" if journal.follow(session) is not None else ""
+
+
+def carry_out(servers: moves.Servers, lost: str) -> tuple[str, ...]:
+    """Removes it all; what is left to do, by hand on the side that is lost, in statements.
+
+    `errors.Incomplete` names what could not be removed.
+    """
+    target = servers["target"].end
+    with contextlib.ExitStack() as stack:
+        sessions: dict[model.Role, connect.Session] = {
+            role: stack.enter_context(connect.session(server.end, name=_NAME, settings=_SETTINGS))
+            for role, server in servers.items()
+            if role != lost
+        }
+        if "target" in sessions:
+            ledger.lock(sessions["target"], target)
+            _state(sessions["target"], target)
+        # A slot cannot go before its reader has.
+        for drop in (_subscriptions, _rest):
+            for role, session in sessions.items():
+                with connect.translated(servers[role].end):
+                    drop(session)
+        left = {role: replication.named(session) for role, session in sessions.items()}
+    if any(left.values()):
+        told = "; ".join(f"{servers[role].end.label}: {', '.join(names)}" for role, names in left.items() if names)
+        raise errors.Incomplete(
+            f"not everything could be removed: {told}", hint="Run `mishika-migrate complete` again."
+        )
+    return _by_hand() if lost else ()
+
+
+def _subscriptions(session: connect.Session) -> None:
+    for each in replication.subscriptions(session):
+        replication.unsubscribe(session, each.name)
+
+
+def _rest(session: connect.Session) -> None:
+    for slot in replication.slots(session):
+        replication.drop_slot(session, slot.name)
+    for name in replication.publications(session):
+        replication.unpublish(session, name)
+    fence.lift(session)
+    fence.remove(session, patience=10.0)
+    ledger.drop(session)
+
+
+def _by_hand() -> tuple[str, ...]:
+    return (
+        "ALTER SUBSCRIPTION … DISABLE; ALTER SUBSCRIPTION … SET (slot_name = NONE); DROP SUBSCRIPTION …;"
+        " -- every one of pg_subscription named mishika_migrate_…",
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+        " WHERE slot_name LIKE 'mishika\\_migrate\\_%';",
+        "DROP PUBLICATION …; -- every one of pg_publication named mishika_migrate_…",
+        "DROP SCHEMA mishika_migrate CASCADE; -- with it go the fence's triggers",
+    )

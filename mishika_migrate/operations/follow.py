@@ -1,0 +1,290 @@
+"""`copy --follow` and `follow`: the target goes on from the copy's own snapshot by Postgres' replication.
+
+Imports streams, moves, pg, following and the words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mishika_migrate import errors, findings, following, matrix, model, words
+from mishika_migrate.operations import moves, streams
+from mishika_migrate.pg import connect, fence, footing, journal, ledger, replication
+
+_NAME = "mishika-migrate/follow"
+_SETTINGS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}
+_UNDO_SECONDS = 5.0
+_OLD_SECONDS = 60.0
+
+
+# -- before a copy --------------------------------------------------------------------------------
+
+
+def obstacles(source: moves.Server, target: moves.Server, tables: Sequence[str]) -> tuple[model.Finding, ...]:
+    """What stands in the way of following these tables, on either side. Nothing is left behind."""
+    with contextlib.ExitStack() as stack:
+        sessions = _sessions(stack, source.end, target.end)
+        found: dict[model.Role, model.Footing] = {}
+        for end in (source.end, target.end):
+            with connect.translated(end):
+                found[end.role] = footing.read(sessions[end.role], end, tables, patience=_OLD_SECONDS, name=_NAME)
+        theirs = found["target"]
+        if theirs.subscribes and min(each.version for each in found.values()) >= following.OLDEST:
+            theirs = dataclasses.replace(theirs, reaches=_reaches(sessions["target"], target.end, source.reaching))
+        return following.inspect(found["source"], theirs, schema=source.end.schema, target_schema=target.end.schema)
+
+
+def _reaches(session: connect.Session, target: model.Endpoint, reaching: str) -> str:
+    probe = f"{replication.PREFIX}probe"
+    try:
+        with connect.translated(target):
+            replication.reaches(session, probe, publication=probe, reaching=reaching)
+    except errors.ServerError as error:
+        return error.message
+    return ""
+
+
+def standing(source: model.Endpoint, target: model.Endpoint) -> tuple[model.Finding, ...]:
+    """What an earlier move has left that fills disks or keeps writers out: to be said loudly by every command."""
+    found: list[model.Finding] = []
+    for end in (source, target):
+        with connect.session(end, name=_NAME) as session:
+            found += abandoned(replication.slots(session), end)
+            if message := fence.standing(session):
+                found.append(findings.warn("fenced", end.label, f"the {end.role} {end.label} is fenced: {message}"))
+    return tuple(found)
+
+
+def abandoned(slots: Sequence[model.Slot], end: model.Endpoint) -> Iterator[model.Finding]:
+    """Slots that nobody reads from: each keeps all WAL since."""
+    for slot in slots:
+        if not slot.active:
+            yield findings.warn(
+                "abandoned-slot",
+                slot.name,
+                f"nobody reads from slot {slot.name} of the {end.role} {end.label}, which holds back"
+                f" {words.size(slot.retained)} of WAL and fills its disk",
+                "mishika-migrate follow start, or mishika-migrate complete, or by hand SELECT"
+                f" pg_drop_replication_slot('{slot.name}');",
+            )
+
+
+# -- with a copy ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """`reaching` is how the target's server reaches the source; `fingerprint` that of the tables' columns."""
+
+    reaching: str
+    tables: tuple[str, ...]
+    fingerprint: str
+
+
+class Start:
+    """What a copy does so that the target follows afterwards. Its sessions are its own."""
+
+    def __init__(self, run: str, source: model.Endpoint, target: model.Endpoint, wanted: Wanted) -> None:
+        self._run, self._wanted = run, wanted
+        self._ends: Mapping[model.Role, model.Endpoint] = {"source": source, "target": target}
+        self._at = ""
+        self._begun = False
+
+    @contextlib.contextmanager
+    def snapshot(self, stopping: Callable[[], bool]) -> Iterator[str]:
+        """One of the source from which on its changes are kept, importable inside the block."""
+        with self._open() as (stream, sessions):
+            self._begun = True
+            with connect.translated(self._ends["target"], "the ledger"):
+                journal.begin_follow(
+                    sessions["target"],
+                    model.Follow(
+                        run=self._run, way="forward", tables=self._wanted.tables, fingerprint=self._wanted.fingerprint
+                    ),
+                )
+            stream.remove(sessions)  # of an earlier attempt, whose snapshot died with it
+            stream.publish(sessions)
+            with connect.translated(self._ends["source"]):
+                row = sessions["source"].execute("SELECT clock_timestamp()::text").fetchone()
+            self._at = str(row[0]) if row else ""
+            with stream.snapshot(sessions, session=f"mishika-migrate/{self._run}/slot", stopping=stopping) as made:
+                yield made
+
+    def finish(self, *, proved: bool) -> None:
+        """Everything of the snapshot has landed: the target goes on from there."""
+        with self._open() as (stream, sessions):
+            stream.subscribe(sessions)
+            with connect.translated(self._ends["target"], "the ledger"):
+                if proved:
+                    journal.set_proved(sessions["target"], self._at)
+                journal.set_follow(sessions["target"], ready=True)
+
+    def undo(self) -> str:
+        """Removes what it has made; says what is left and how it goes, empty for nothing.
+
+        A slot without a reader fills the source's disk, and a resumed run needs a new one anyway.
+        """
+        if not self._begun:
+            return ""
+        done = threading.Event()
+        threading.Thread(target=self._remove, args=(done,), daemon=True, name="unfollow").start()
+        if done.wait(_UNDO_SECONDS):
+            return ""
+        name = replication.name(self._run, "forward")
+        return (
+            f"Slot and publication {name} of {self._ends['source'].label} could not be removed, and the slot fills its"
+            " disk: `mishika-migrate complete` removes them."
+        )
+
+    def _remove(self, done: threading.Event) -> None:
+        try:
+            with self._open() as (stream, sessions):
+                stream.remove(sessions)
+        except (errors.Error, connect.Stopped):
+            return
+        done.set()
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[tuple[streams.Stream, streams.Sessions]]:
+        with contextlib.ExitStack() as stack:
+            sessions = _sessions(stack, *self._ends.values())
+            yield (
+                streams.Stream(
+                    run=self._run,
+                    way="forward",
+                    ends=self._ends,
+                    tables=self._wanted.tables,
+                    reaching=self._wanted.reaching,
+                    ask=streams.asking(sessions["target"], self._ends["target"]),
+                ),
+                sessions,
+            )
+
+
+def _sessions(stack: contextlib.ExitStack, *ends: model.Endpoint) -> dict[model.Role, connect.Session]:
+    return {
+        end.role: stack.enter_context(connect.session(end, name=_NAME, answered=True, settings=_SETTINGS))
+        for end in ends
+    }
+
+
+# -- afterwards -----------------------------------------------------------------------------------
+
+
+def watch(
+    servers: moves.Servers,
+    *,
+    patience: float,
+    interval: float | None,
+    show: Callable[[model.Following], None],
+) -> model.Following:
+    """How far it is, once or again and again; the last look. Writes heartbeats only."""
+    with contextlib.ExitStack() as stack:
+        sessions = _sessions(stack, *(server.end for server in servers.values()))
+        follow = _followed(sessions["target"], servers["target"].end)
+        stream = _stream(follow, servers, sessions)
+        before: tuple[float, int] | None = None
+        while True:
+            now = time.monotonic()
+            found = _look(follow, stream, servers, sessions, patience)
+            written = _written(sessions[stream.publisher], servers[stream.publisher].end)
+            if before is not None:
+                found = dataclasses.replace(found, rate=(written - before[1]) / max(now - before[0], 0.001))
+            before = (now, written)
+            show(found)
+            if interval is None:
+                return found
+            time.sleep(interval)
+
+
+def _written(session: connect.Session, end: model.Endpoint) -> int:
+    with connect.translated(end):
+        return replication.written(session)
+
+
+def _look(
+    follow: model.Follow,
+    stream: streams.Stream,
+    servers: moves.Servers,
+    sessions: streams.Sessions,
+    patience: float,
+) -> model.Following:
+    publisher, subscriber = servers[stream.publisher].end, servers[stream.subscriber].end
+    slot, subscription = stream.state(sessions)
+    told: list[model.Finding] = []
+    delay = None
+    if broken := streams.trouble(publisher, subscriber, slot, subscription):
+        told.append(findings.warn("not-following", stream.name, broken, _mend(slot, subscription)))
+    else:
+        delay = stream.drain(sessions, seconds=patience)
+    with connect.translated(publisher):
+        others = [each for each in replication.slots(sessions[stream.publisher]) if each.name != stream.name]
+    told += abandoned(others, publisher)
+    if slot is not None and not slot.active:
+        told += abandoned([slot], publisher)
+    if slot is not None and slot.safe is not None and slot.safe < slot.retained:
+        told.append(
+            findings.warn(
+                "slot-in-danger",
+                slot.name,
+                f"the {publisher.role} {publisher.label} gives the slot up after"
+                f" {words.size(max(slot.safe, 0))} more of WAL",
+                "ALTER SYSTEM SET max_slot_wal_keep_size = -1; SELECT pg_reload_conf(); -- and watch its disk",
+            )
+        )
+    return model.Following(
+        follow=follow, slot=slot, subscription=subscription, delay=delay, waited=patience, findings=tuple(told)
+    )
+
+
+def _mend(slot: model.Slot | None, subscription: model.Subscription | None) -> str:
+    if slot is None or slot.lost:
+        return "mishika-migrate complete, then copy --follow anew"
+    if subscription is not None and not subscription.enabled:
+        return "remove what is in the way (the server's log names the row), then mishika-migrate follow start"
+    return "mishika-migrate complete, then copy --follow anew"
+
+
+def set_running(rules: matrix.Matrix, servers: moves.Servers, *, running: bool) -> model.Follow:
+    """`follow start` and `follow stop`."""
+    with moves.plain(rules, servers) as move:
+        follow = _followed(move.ledger, move.end("target"))
+        stream = move.stream(follow.way)
+        slot, subscription = stream.state(move.sessions)
+        if subscription is None or slot is None or slot.lost:
+            broken = streams.trouble(move.end(stream.publisher), move.end(stream.subscriber), slot, subscription)
+            raise errors.Refused(broken, hint="`mishika-migrate complete` removes the rest; then copy --follow anew.")
+        stream.enable(move.sessions, enabled=running)
+        return follow
+
+
+def begun(target: model.Endpoint, *, run: str) -> model.Follow | None:
+    """What an unfinished copy has begun to follow; None where it was not to."""
+    with connect.session(target, name=_NAME) as session:
+        found = journal.follow(session)
+    return found if found is not None and found.run == run else None
+
+
+def _followed(session: connect.Session, target: model.Endpoint) -> model.Follow:
+    with connect.translated(target, "the ledger"):
+        found = journal.follow(session) if ledger.exists(session) else None
+    if found is None:
+        raise errors.Refused(f"{target.label} follows nothing", hint="Begin with `mishika-migrate copy --follow`.")
+    return found
+
+
+def _stream(follow: model.Follow, servers: moves.Servers, sessions: streams.Sessions) -> streams.Stream:
+    publisher: model.Role = "source" if follow.way == "forward" else "target"
+    return streams.Stream(
+        run=follow.run,
+        way=follow.way,
+        ends={role: server.end for role, server in servers.items()},
+        tables=follow.tables,
+        reaching=servers[publisher].reaching,
+        ask=streams.asking(sessions["target"], servers["target"].end),
+    )

@@ -1,0 +1,185 @@
+"""The gates of a switch: everything that must be true before anybody is kept from writing.
+
+Imports moves, streams, sync, pg, following and the words. Only heartbeats are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mishika_migrate import errors, findings, following, model, words
+from mishika_migrate.operations import moves, streams
+from mishika_migrate.operations import sync as syncing
+from mishika_migrate.pg import connect, fence, footing, replication
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """`max_lag` is how long a change may take, `patience` the age of transactions that a fence would wait for, both in
+    seconds. `way_back` is for replication from the new side to the old one, before traffic moves."""
+
+    max_lag: float = 5.0
+    patience: float = 5.0
+    way_back: bool = True
+    jobs: int = 4
+    lock_timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """`delay` is how many seconds the last changes take to the other side, None where that is not known."""
+
+    all: tuple[model.Gate, ...]
+    delay: float | None = None
+
+    @property
+    def unmet(self) -> tuple[model.Gate, ...]:
+        return tuple(gate for gate in self.all if not gate.passed)
+
+
+def pass_all(move: moves.Move, wanted: Wanted) -> Found:
+    """All of them, met or not."""
+    found: list[model.Gate] = []
+    delay = None
+    if move.method == "replication":
+        lag, delay = _lag(move, wanted.max_lag)
+        found += [_alive(move), lag, _proof(move), _columns(move)]
+        if wanted.way_back:
+            found += list(_way_back(move))
+    else:
+        gate, delay = _level(move, wanted)
+        found.append(gate)
+    found += [_fenceable(move), _quiet(move, wanted.patience)]
+    return Found(all=tuple(found), delay=delay)
+
+
+def not_met(gates: Sequence[model.Gate]) -> errors.GateNotMet:
+    return errors.GateNotMet(
+        f"{len(gates)} {'gate is' if len(gates) == 1 else 'gates are'} not met; nothing was fenced or switched",
+        hint="Mend what is listed, then run the same command again.",
+        findings=[findings.refuse(gate.code, gate.code, gate.said, gate.fix) for gate in gates],
+    )
+
+
+def _passed(code: str, said: str) -> model.Gate:
+    return model.Gate(code=code, passed=True, said=said)
+
+
+# -- what follows ---------------------------------------------------------------------------------
+
+
+def _alive(move: moves.Move) -> model.Gate:
+    slot, subscription = move.stream(move.way).state(move.sessions)
+    if broken := streams.trouble(move.away, move.toward, slot, subscription):
+        return model.Gate(code="following", passed=False, said=broken, fix="mishika-migrate follow status")
+    if subscription is not None and subscription.unready:
+        said = f"{subscription.unready} tables do not follow yet"
+        return model.Gate(code="following", passed=False, said=said, fix="mishika-migrate follow status --watch")
+    return _passed("following", f"{move.toward.label} follows {move.away.label}")
+
+
+def _lag(move: moves.Move, max_lag: float) -> tuple[model.Gate, float | None]:
+    try:
+        delay = move.stream(move.way).drain(move.sessions, seconds=max_lag)
+    except errors.ServerError as error:
+        return model.Gate(code="lag", passed=False, said=error.message, fix=error.hint), None
+    if delay is None:
+        said = f"a change takes longer than {max_lag:g} s to {move.toward.label}"
+        fix = "wait until it has caught up: mishika-migrate follow status --watch"
+        return model.Gate(code="lag", passed=False, said=said, fix=fix), None
+    return _passed("lag", f"a change takes {delay:.2f} s to {move.toward.label}"), delay
+
+
+def _proof(move: moves.Move) -> model.Gate:
+    assert move.follow is not None
+    if move.follow.proved:
+        return _passed("proof", f"all rows were equal to those of the source at {move.follow.proved} UTC")
+    return _passed("proof", "the copy was made without a proof: all history is compared before the fence")
+
+
+def _columns(move: moves.Move) -> model.Gate:
+    assert move.follow is not None
+    ours = move.catalogs[0]
+    if following.fingerprint(ours, move.follow.tables) != move.follow.fingerprint:
+        said = f"columns or keys of the source {move.end('source').label} have changed since the copy"
+        fix = "make the same change on the other side, or take it back; or begin anew: complete, copy --follow"
+        return model.Gate(code="schema", passed=False, said=said, fix=fix)
+    return _passed("schema", "no table has changed since the copy")
+
+
+def _level(move: moves.Move, wanted: Wanted) -> tuple[model.Gate, float | None]:
+    """Whether one pass of sync can make both sides the same, and how long looking takes."""
+    try:
+        level, how = move.level(jobs=wanted.jobs, lock_timeout=wanted.lock_timeout)
+        seen = syncing.foresee(level, move.as_source, move.as_target, options=how, emit=lambda _: None)
+    except errors.Refused as error:
+        told = "; ".join(each.message for each in error.findings if each.severity == "refuse")
+        said = f"{error.message}{f': {told}' if told else ''}"
+        return model.Gate(code="sync", passed=False, said=said, fix=error.hint), None
+    said = f"one pass of sync would change {words.count(seen.total, 'row')} of {move.toward.label}"
+    return _passed("sync", said), seen.seconds
+
+
+# -- the way back ---------------------------------------------------------------------------------
+
+
+_PROBE = f"{replication.PREFIX}probe"
+
+
+def _way_back(move: moves.Move) -> Iterator[model.Gate]:
+    """Whether the old side could follow the new one: tried for real, and taken back."""
+    publisher, subscriber = move.toward, move.away
+    there = move.sessions[publisher.role]
+    with connect.translated(publisher):
+        ours = footing.read(there, publisher, move.tables, patience=60.0, name=moves.NAME)
+    wrong = [
+        each.message
+        for each in following.publisher(ours)
+        if each.severity == "refuse" and each.code not in ("standby",)
+    ]
+    here = move.sessions[subscriber.role]
+    with connect.translated(subscriber):
+        theirs = footing.read(here, subscriber, move.tables, patience=60.0, name=moves.NAME)
+    wrong += [each.message for each in following.subscriber(theirs) if each.severity == "refuse"]
+    if not wrong:
+        reaching = move.servers[publisher.role].reaching
+        try:
+            with connect.translated(subscriber):
+                replication.reaches(
+                    here, f"{replication.PREFIX}probe", publication="mishika_migrate", reaching=reaching
+                )
+        except errors.ServerError as error:
+            wrong.append(
+                f"{subscriber.label} cannot reach {publisher.label}: {error.message.rpartition('publisher: ')[2]}"
+            )
+    if wrong:
+        fix = f"mend it (--{publisher.role}-from-{subscriber.role} URL gives another address), or add --no-way-back"
+        yield model.Gate(code="way-back", passed=False, said="; ".join(wrong), fix=fix)
+    else:
+        yield _passed("way-back", f"{subscriber.label} can follow {publisher.label}")
+
+
+# -- the fence ------------------------------------------------------------------------------------
+
+
+def _fenceable(move: moves.Move) -> model.Gate:
+    session = move.sessions[move.away.role]
+    with connect.translated(move.away):
+        lacking = fence.unfenceable(session, move.away.schema)
+    if lacking:
+        said = (
+            f"a fence needs a trigger on every table of {move.away.label}, and {findings.few(lacking)} may not have one"
+        )
+        return model.Gate(code="fence", passed=False, said=said, fix="connect as the owner of the tables")
+    return _passed("fence", f"every table of {move.away.label} can be fenced")
+
+
+def _quiet(move: moves.Move, patience: float) -> model.Gate:
+    with connect.translated(move.away):
+        found = footing.writers(move.sessions[move.away.role], patience=patience)
+    if found:
+        worst = found[0]
+        said = f"a transaction on {move.away.label} has been open for {worst.seconds:.0f} s: {worst.who}"
+        return model.Gate(code="long-transaction", passed=False, said=said, fix="end it, or wait until it ends")
+    return _passed("long-transaction", f"no transaction on {move.away.label} has been open for {patience:g} s")

@@ -1,0 +1,451 @@
+"""A switch of traffic from one server to the other: gates, fence, drain, proof, way back, the operator's command.
+
+Imports moves, gates, verify, sync, pg and the words. `cutover` goes from source to target, `rollback` the
+other way; both are this flow. Until the operator's command may have run, whatever fails lifts the fence, and
+nothing was switched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from mishika_migrate import errors, events, findings, matrix, model, words
+from mishika_migrate.operations import gates, levelling, moves, verify
+from mishika_migrate.operations import sync as syncing
+from mishika_migrate.pg import connect, ddl, fence, journal, replication
+
+Emit = Callable[[events.Event], None]
+Perform = Callable[[float], None]
+"""The operator's part: given the seconds that are left, returns when traffic goes to the new side, or raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(gates.Wanted):
+    """`timeout` bounds the time from fence to switch, in seconds. Sequences go `margin` ahead."""
+
+    method: Literal["auto", "replication", "sync"] = "auto"
+    timeout: float = 30.0
+    margin: int = 1000
+
+
+def foresee(
+    rules: matrix.Matrix, servers: moves.Servers, way: model.Way, *, options: Options, emit: Emit
+) -> model.Switched:
+    """Every gate, and what each step would take; changes nothing but a heartbeat."""
+    with moves.opened(rules, servers, way, method=options.method, timeout=None) as move:
+        _refuse_order(move)
+        found = gates.pass_all(move, options)
+        steps = [
+            model.Taken(name="fence", said=f"no writes on {move.away.label}", seconds=0.05),
+            model.Taken(name="drain", said=f"the last changes reach {move.toward.label}", seconds=found.delay or 0.0),
+        ]
+        if not found.unmet:
+            began = time.monotonic()
+            _compare(move, _since(move.now()), options.jobs, emit)
+            steps.append(
+                model.Taken(
+                    name="proof", said="all keys, core tables, recent history", seconds=time.monotonic() - began
+                )
+            )
+        return model.Switched(
+            way=way,
+            method=move.method,
+            why=move.why,
+            gates=found.all,
+            steps=tuple(steps),
+            pause=sum(step.seconds for step in steps),
+        )
+
+
+def carry_out(
+    rules: matrix.Matrix,
+    servers: moves.Servers,
+    way: model.Way,
+    *,
+    options: Options,
+    perform: Perform,
+    emit: Emit,
+) -> model.Switched:
+    """Switches, or changes nothing.
+
+    Raises `errors.GateNotMet` when a gate is closed or anything fails under the fence: the old side accepts writes
+    again then, and the message says so. A switch that a dead process left is given up first, or ended where the
+    operator's command may have run.
+    """
+    with moves.opened(rules, servers, way, method=options.method, timeout=options.timeout) as move:
+        _refuse_order(move)
+        before = move.before
+        if before is not None and before.way == way and before.state == "switching":
+            emit(events.Noticed(message="an earlier attempt was ended while it switched; going on from there"))
+            return _Switch(move, options, perform, emit, number=before.id).end()
+        if before is not None and before.open and before.state != "switching":
+            emit(events.Noticed(message=f"giving up what an earlier attempt has left ({before.state})"))
+            give_up(move, before)
+        found = gates.pass_all(move, options)
+        if found.unmet:
+            raise gates.not_met(found.unmet)
+        return _Switch(move, options, perform, emit).go(found.all)
+
+
+def abort(rules: matrix.Matrix, servers: moves.Servers) -> model.Switch | None:
+    """Gives up the switch that a dead process has left; None where there is none.
+
+    `errors.Refused` where the operator's command may have run: traffic may be on the new side.
+    """
+    with moves.plain(rules, servers) as move:
+        before = move.before
+        if before is None or not before.open:
+            return None
+        if before.state == "switching":
+            again, back = ("cutover", "rollback") if before.way == "forward" else ("rollback", "cutover")
+            raise errors.Refused(
+                f"the {again} of run {before.run} was ended while it switched: traffic may be on the new side",
+                hint=f"`mishika-migrate {again}` ends it; `mishika-migrate {back}` goes back and loses nothing.",
+            )
+        give_up(move, before)
+        return before
+
+
+def give_up(move: moves.Move, before: model.Switch) -> None:
+    """The old side accepts writes again, and the new side follows it as before. In this order."""
+    away: model.Role = "source" if before.way == "forward" else "target"
+    with connect.translated(move.end(away), "the fence"):
+        fence.lift(move.sessions[away])
+    if before.method == "replication" and move.follow is not None:
+        move.stream("back" if before.way == "forward" else "forward").remove(move.sessions)
+        stream = move.stream(before.way)
+        if stream.state(move.sessions)[1] is not None:
+            stream.enable(move.sessions, enabled=True)
+    move.enter(before.id, "aborted")
+
+
+def _refuse_order(move: moves.Move) -> None:
+    """Each verb after the one that it follows."""
+    before = move.before
+    if move.way == "forward" and before and before.way == "forward" and before.state == "finished":
+        raise errors.Refused(
+            f"traffic is on {move.toward.label} since the cutover of {before.started}",
+            hint="`mishika-migrate rollback` goes back, `mishika-migrate complete` ends the move.",
+        )
+    there = before and (
+        (before.way == "forward" and before.state in ("finished", "switching"))
+        or (before.way == "back" and before.state != "finished")
+    )
+    if move.way == "back" and not there:
+        raise errors.Refused(
+            "there is no cutover to roll back", hint="`mishika-migrate follow status` shows where things are."
+        )
+
+
+# -- what is compared -----------------------------------------------------------------------------
+
+_LATE = datetime.timedelta(minutes=10)
+"""A row of a log is written when its request ends, and bears the time at which it began."""
+_RECENT = datetime.timedelta(seconds=30)
+
+
+def _since(now: datetime.datetime) -> datetime.datetime:
+    return now - _RECENT - _LATE
+
+
+def _compare(move: moves.Move, since: datetime.datetime, jobs: int, emit: Emit) -> model.Proof:
+    """Everything, of logs only what is not older than `since`."""
+    return verify.of_switch(
+        move.rules,
+        move.catalogs,
+        move.scope(since=since),
+        move.end("source"),
+        move.end("target"),
+        name=move.name,
+        jobs=jobs,
+        fenced=True,
+        emit=_of_note(emit),
+    )
+
+
+def _of_note(emit: Emit) -> Emit:
+    """Without the tables that are equal."""
+
+    def hear(event: events.Event) -> None:
+        if not (isinstance(event, events.TableCompared) and not event.content.different):
+            emit(event)
+
+    return hear
+
+
+def _compare_history(move: moves.Move, now: datetime.datetime, jobs: int, emit: Emit) -> None:
+    """What of logs the comparison under the fence leaves out, and nobody has compared yet."""
+    proved = move.follow.proved if move.follow else ""
+    begun = datetime.datetime.fromisoformat(proved) - _LATE if proved else None
+    scope = move.logs(since=begun, before=now - _RECENT)
+    if not scope.tables:
+        return
+    emit(events.Noticed(message=f"comparing history before the fence: {', '.join(scope.tables)}"))
+    proof = verify.of_switch(
+        move.rules,
+        move.catalogs,
+        scope,
+        move.end("source"),
+        move.end("target"),
+        name=move.name,
+        jobs=jobs,
+        fenced=False,
+        rechecks=5,
+        emit=_of_note(emit),
+    )
+    if proof.different:
+        raise _differs(proof, move)
+    move.ask(lambda session: journal.set_proved(session, f"{now.isoformat()}Z"))
+
+
+def _differs(proof: model.Proof, move: moves.Move) -> errors.GateNotMet:
+    unequal = [content.table for content in proof.contents if content.different]
+    where = f" (in {findings.few(unequal)})" if unequal else ""
+    return errors.GateNotMet(
+        f"{move.toward.label} is not what {move.away.label} is{where}: {proof.headline}",
+        hint="`mishika-migrate verify` lists every difference; `sync` mends them where nothing follows.",
+    )
+
+
+# -- the switch itself ----------------------------------------------------------------------------
+
+
+class CommandFailed(errors.GateNotMet):
+    """The operator's command did not end well, and may have moved some of the traffic."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error.message if isinstance(error, errors.Error) else "interrupted")
+
+
+class _Switch:
+    """One attempt. `number` is its entry in the ledger."""
+
+    def __init__(
+        self, move: moves.Move, options: Options, perform: Perform, emit: Emit, *, number: int | None = None
+    ) -> None:
+        self._move, self._options, self._perform, self._emit = move, options, perform, emit
+        self._number = number
+        self._steps: list[model.Taken] = []
+        self._gates: tuple[model.Gate, ...] = ()
+        self._fenced = 0.0
+        self._committed = False
+        self._level: tuple[levelling.Scene, syncing.Options]
+
+    def go(self, gates_: tuple[model.Gate, ...]) -> model.Switched:
+        move, self._gates = self._move, gates_
+        now = move.now()
+        if move.method == "sync":
+            with self._step("level", f"{move.toward.label} is brought level once, while traffic goes on"):
+                self._prepare()
+                self._pass()
+        _compare_history(move, now, self._options.jobs, self._emit)
+        self._number = move.ask(
+            lambda session: journal.begin_switch(session, run=move.run, way=move.way, method=move.method)
+        )
+        try:
+            with move.limited():
+                self._under_the_fence(now)
+        except BaseException as error:
+            self._undo(error)
+            raise
+        return self.end()
+
+    def _under_the_fence(self, now: datetime.datetime) -> None:
+        move, number = self._move, self._number
+        assert number is not None
+        with self._step("fence", f"no writes on {move.away.label}"):
+            self._fenced = time.monotonic()
+            self._fence()
+            move.enter(number, "fenced")
+        with self._step("drain", f"the last changes are on {move.toward.label}"):
+            self._drain()
+            move.enter(number, "drained")
+        with self._step("sequences", f"{words.count(len(move.sequences), 'sequence')} set ahead"):
+            self._set_sequences()
+        with self._step("proof", "all keys, core tables and recent history are equal; the way back is there"):
+            self._prove(_since(now))
+        move.enter(number, "switching")
+        # Nothing may follow this in here: from now on the new side may have traffic.
+        self._committed = True
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _step(self, name: str, said: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        taken = model.Taken(name=name, said=said, seconds=time.monotonic() - began)
+        self._steps.append(taken)
+        self._emit(events.Noticed(message=f"{name}: {said} ({taken.seconds:.2f} s)"))
+
+    def _fence(self) -> None:
+        move = self._move
+        session = move.sessions[move.away.role]
+        with connect.translated(move.away):
+            tables = fence.tables(session, move.away.schema)
+        message = f"this database takes no writes: its traffic goes to {move.toward.label} (mishika-migrate {move.run})"
+        told = False
+        while True:
+            try:
+                with connect.translated(move.away, "the fence"):
+                    fence.raise_(
+                        session,
+                        tables,
+                        message=message,
+                        hint="Connect to the new server. `mishika-migrate rollback` would come back here.",
+                        patience=min(1.0, self._options.lock_timeout),
+                    )
+                return
+            except errors.ServerError as error:
+                if error.sqlstate not in ("55P03", "40P01") or move.late:
+                    raise
+                if not told:
+                    told = True
+                    self._emit(events.Noticed(message=f"waiting for who writes on {move.away.label}: {error.message}"))
+            # Those who queued up behind us have their turn.
+            time.sleep(0.2)
+
+    def _drain(self) -> None:
+        move = self._move
+        if move.method == "sync":
+            self._pass()
+            return
+        if move.stream(move.way).drain(move.sessions, seconds=self._options.timeout) is None:
+            raise errors.GateNotMet(f"the changes of {move.away.label} did not all arrive in time")
+
+    def _set_sequences(self) -> None:
+        move = self._move
+        away, toward = move.sessions[move.away.role], move.sessions[move.toward.role]
+        for step in move.sequences:
+            with connect.translated(move.away, step.id):
+                value, called = ddl.last_value(away, step)
+            with connect.translated(move.toward, step.id):
+                ddl.set_sequence(toward, step, value + self._options.margin, called)
+
+    def _prove(self, since: datetime.datetime) -> None:
+        """The comparison, and meanwhile the way back."""
+        move = self._move
+        with ThreadPoolExecutor(1, thread_name_prefix="return") as pool, connect.given_up(move.name):
+            back = pool.submit(self._return) if self._returns else None
+            proof = _compare(move, since, self._options.jobs, self._emit)
+            if proof.different:
+                raise _differs(proof, move)
+            if back is not None:
+                back.result()
+        move.enter(self._number or 0, "proved")
+
+    @property
+    def _returns(self) -> bool:
+        return self._move.method == "replication" and self._options.way_back
+
+    def _return(self) -> None:
+        """Changes of the new side flow to the old one, which is proven before they matter."""
+        move = self._move
+        # Before 16 rows would go round in circles.
+        move.stream(move.way).enable(move.returning, enabled=False)
+        stream = move.stream("back" if move.way == "forward" else "forward")
+        stream.remove(move.returning)
+        stream.publish(move.returning)
+        stream.slot(move.returning)
+        stream.subscribe(move.returning)
+        if stream.drain(move.returning, seconds=self._options.timeout) is None:
+            raise errors.GateNotMet(
+                f"changes of {move.toward.label} do not arrive on {move.away.label}",
+                hint="See the log of that server, or go without a way back: --no-way-back.",
+            )
+
+    # -- sync instead of replication --------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self._level = self._move.level(jobs=self._options.jobs, lock_timeout=self._options.lock_timeout)
+
+    def _pass(self) -> None:
+        level, how = self._level
+        syncing.carry_out(level, self._move.as_source, self._move.as_target, options=how, emit=lambda _: None)
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def end(self) -> model.Switched:
+        """The operator's command, and what no longer has a use."""
+        move, number = self._move, self._number
+        assert number is not None
+        with self._step("switch", f"traffic goes to {move.toward.label}"):
+            with connect.translated(move.toward, "the fence"):
+                fence.lift(move.sessions[move.toward.role])
+            rest = self._options.timeout - (time.monotonic() - self._fenced) if self._fenced else 0.0
+            try:
+                self._perform(max(rest, 1.0) if self._fenced else 0.0)
+            except (errors.Error, KeyboardInterrupt) as error:
+                raise CommandFailed(error) from error
+        pause = time.monotonic() - self._fenced if self._fenced else 0.0
+        other: model.Way = "back" if move.way == "forward" else "forward"
+        if move.method == "replication":
+            move.ask(lambda session: journal.set_follow(session, way=other, ready=self._options.way_back))
+        if move.way == "back":
+            move.ask(journal.undo_cutover)
+        move.enter(number, "finished")
+        left: list[str] = []
+        if move.method == "replication":
+            try:
+                move.stream(move.way).remove(move.sessions)
+            except errors.Error as error:
+                left.append(f"{move.stream(move.way).name}: {error.message}")
+        return model.Switched(
+            way=move.way,
+            method=move.method,
+            why=move.why,
+            gates=self._gates,
+            steps=tuple(self._steps),
+            pause=pause,
+            run=move.run,
+            state="finished",
+            left=tuple(left),
+        )
+
+    def _undo(self, error: BaseException) -> None:
+        """Raises what is true now: in sessions of its own, because the others may be what failed."""
+        move = self._move
+        if self._committed:
+            return
+        verb = "cutover" if move.way == "forward" else "rollback"
+        late = move.late
+        try:
+            with move.anew() as fresh:
+                before = fresh.before
+                if before is not None and before.open:
+                    give_up(fresh, before)
+        except errors.Error as worse:
+            raise errors.GateNotMet(
+                f"{_reason(error, late, self._options.timeout)}; nothing was switched, but the fence on"
+                f" {move.away.label} could not be lifted: {worse.message}",
+                hint=f"`mishika-migrate cutover --abort` lifts it, as soon as both servers answer ({verb} does, too).",
+            ) from error
+        if isinstance(error, errors.Error | connect.Stopped):
+            raise errors.GateNotMet(
+                f"{_reason(error, late, self._options.timeout)}; the fence is lifted, nothing was switched:"
+                f" {move.away.label} accepts writes again",
+                hint=getattr(error, "hint", "") or f"Run `mishika-migrate {verb}` again when that is mended.",
+                findings=getattr(error, "findings", ()),
+            ) from error
+
+
+def _reason(error: BaseException, late: bool, timeout: float) -> str:
+    if isinstance(error, errors.Interrupted):
+        return "interrupted"
+    if late:
+        return f"fence to switch took longer than {timeout:g} s"
+    return error.message if isinstance(error, errors.Error) else str(error) or type(error).__name__
+
+
+def reopen(source: model.Endpoint) -> str:
+    """The source accepts writes again, whatever becomes of the target; says how far it had got with its changes."""
+    with connect.session(source, name=moves.NAME) as session:
+        row = replication.last_heard(session, "target")
+        fence.lift(session)
+    return f"The last sign of the target is {row}." if row else ""

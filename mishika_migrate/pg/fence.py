@@ -1,0 +1,131 @@
+"""The write fence: a trigger on every table of the schema that turns each write away with 25006.
+
+Imports pg.connect and the words. `default_transaction_read_only` would be none: BEGIN READ WRITE
+walks through it. A trigger binds owners and superusers too, but not the apply workers of a
+subscription, which fire no ordinary triggers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from mishika_migrate import model
+from mishika_migrate.pg import connect
+
+TRIGGER = "mishika_migrate_fence"
+PASS, WORD = "mishika_migrate.pass", "on"
+"""The setting by which a session of ours writes behind the fence, and its value."""
+
+_STATE = "25006"  # read_only_sql_transaction, which clients know from standbys
+
+_FUNCTION = """
+CREATE SCHEMA IF NOT EXISTS mishika_migrate;
+CREATE OR REPLACE FUNCTION mishika_migrate.fence() RETURNS trigger LANGUAGE plpgsql SET search_path = '' AS {body}
+"""
+
+_CLOSED = """
+BEGIN
+  IF pg_catalog.current_setting('{setting}', true) = '{word}' THEN
+    RETURN NULL;
+  END IF;
+  RAISE EXCEPTION USING ERRCODE = '{state}', MESSAGE = {message}, HINT = {hint};
+END
+"""
+
+_OPEN = "BEGIN RETURN NULL; END"
+
+
+def tables(session: connect.Session, schema: str) -> tuple[model.TableName, ...]:
+    """All that a write can go to: every table of the schema, partitions too."""
+    found = session.execute(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(%s))"
+        " AND relkind IN ('r', 'p') ORDER BY oid",
+        [schema],
+    )
+    return tuple(model.TableName(schema=schema, name=str(row[0])) for row in found)
+
+
+def unfenceable(session: connect.Session, schema: str) -> tuple[str, ...]:
+    """Tables that the role can give no trigger, or not lock against writers."""
+    found = session.execute(
+        "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(%s))"
+        " AND relkind IN ('r', 'p') AND NOT pg_has_role(relowner, 'USAGE') ORDER BY 1",
+        [schema],
+    )
+    return tuple(str(row[0]) for row in found)
+
+
+def raise_(
+    session: connect.Session, fenced: Sequence[model.TableName], *, message: str, hint: str, patience: float
+) -> None:
+    """Waits until nobody writes, `patience` seconds at most (55P03), and from then on nobody can.
+
+    When it returns, every write that was acknowledged before is committed.
+    """
+    body = _CLOSED.format(setting=PASS, word=WORD, state=_STATE, message=_literal(message), hint=_literal(hint))
+    with connect.transaction(session):
+        session.execute(f"SET LOCAL lock_timeout = {int(patience * 1000)}".encode())
+        # All at once and before the function, so that who waits behind us finds the fence.
+        session.execute(
+            sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(
+                sql.SQL(", ").join(sql.SQL("ONLY {}").format(_name(table)) for table in fenced)
+            )
+        )
+        session.execute(_FUNCTION.format(body=_literal(body)).encode())
+        session.execute("SET LOCAL client_min_messages = error")
+        for table in fenced:
+            session.execute(
+                sql.SQL(
+                    "CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {}"
+                    " FOR EACH STATEMENT EXECUTE FUNCTION mishika_migrate.fence()"
+                ).format(sql.Identifier(TRIGGER), _name(table))
+            )
+
+
+def lift(session: connect.Session) -> None:
+    """Everybody may write again, at once: it waits for no lock. The triggers stay, and let everything through."""
+    if exists(session):
+        session.execute(_FUNCTION.format(body=_literal(_OPEN)).encode())
+
+
+def exists(session: connect.Session) -> bool:
+    row = session.execute("SELECT to_regproc('mishika_migrate.fence') IS NOT NULL").fetchone()
+    return bool(row and row[0])
+
+
+def standing(session: connect.Session) -> str:
+    """The message with which writes are turned away; empty when they are not."""
+    row = session.execute(
+        "SELECT substring(prosrc FROM 'MESSAGE = ''(([^'']|'''')*)''') FROM pg_proc"
+        " WHERE oid = to_regproc('mishika_migrate.fence')"
+        " AND EXISTS (SELECT FROM pg_trigger WHERE tgfoid = pg_proc.oid AND tgenabled <> 'D')"
+    ).fetchone()
+    return str(row[0]).replace("''", "'") if row and row[0] else ""
+
+
+def remove(session: connect.Session, *, patience: float) -> None:
+    """Takes the triggers away, each as soon as nobody uses its table (55P03 after `patience` seconds)."""
+    found = session.execute(
+        "SELECT n.nspname::text, c.relname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE t.tgfoid = to_regproc('mishika_migrate.fence') AND t.tgparentid = 0"
+    ).fetchall()
+    for schema, table in found:
+        with connect.transaction(session):
+            session.execute(f"SET LOCAL lock_timeout = {int(patience * 1000)}".encode())
+            session.execute(
+                sql.SQL("DROP TRIGGER {} ON {}").format(
+                    sql.Identifier(TRIGGER), sql.Identifier(str(schema), str(table))
+                )
+            )
+    session.execute("DROP FUNCTION IF EXISTS mishika_migrate.fence()")
+
+
+def _name(table: model.TableName) -> sql.Identifier:
+    return sql.Identifier(table.schema, table.name)
+
+
+def _literal(text: str) -> str:
+    return sql.Literal(text).as_string()

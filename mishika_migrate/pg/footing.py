@@ -1,0 +1,96 @@
+"""What a server allows for following, read with one query a fact.
+
+Imports pg.connect, pg.replication and the words. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import rows
+
+from mishika_migrate import model
+from mishika_migrate.pg import connect, replication
+
+_SERVER = """
+SELECT current_user::text AS "user", pg_is_in_recovery() AS in_recovery, current_setting('wal_level') AS wal_level,
+  current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots)::int AS slots,
+  current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_stat_replication)::int AS senders,
+  least(current_setting('max_logical_replication_workers')::int, current_setting('max_worker_processes')::int)
+    - (SELECT count(*) FROM pg_stat_subscription WHERE pid IS NOT NULL)::int AS workers,
+  r.rolsuper AS superuser,
+  r.rolsuper OR {subscribes} AS subscribes,
+  has_database_privilege(current_database(), 'CREATE') AS creates,
+  nullif((SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size'), -1) * 1048576 AS keeps,
+  {idles} AS idles
+FROM pg_roles r WHERE r.rolname = current_user
+"""
+
+_GROUNDS = """
+SELECT c.relname::text AS "table", pg_has_role(c.relowner, 'USAGE') AS owned,
+  NOT EXISTS (SELECT FROM pg_class l WHERE l.relpersistence = 'u'
+    AND (l.oid = c.oid OR l.oid IN (SELECT relid FROM pg_partition_tree(c.oid)))) AS logged,
+  CASE c.relreplident WHEN 'f' THEN true WHEN 'n' THEN false
+    WHEN 'i' THEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid)
+    ELSE EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid
+      AND i.indimmediate) END AS identified,
+  coalesce((SELECT array_agg(t.tgname::text ORDER BY t.tgname) FROM pg_trigger t
+    WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('A', 'R')), '{}') AS always
+FROM pg_class c WHERE c.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND c.relname = ANY (%(tables)s)
+ORDER BY array_position(%(tables)s::text[], c.relname::text)
+"""
+
+# A transaction without a number has written nothing, and no slot waits for it; but a fence waits for its locks.
+_WRITERS = """
+SELECT coalesce(nullif(application_name, ''), 'a session without a name') || ' as ' || coalesce(usename::text, '?')
+    || ' from ' || coalesce(host(client_addr), 'a local socket') || ', backend ' || pid AS who,
+  extract(epoch FROM clock_timestamp() - xact_start)::float8 AS seconds, false AS prepared
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+  AND xact_start < clock_timestamp() - make_interval(secs => %(seconds)s)
+  AND NOT starts_with(application_name, 'mishika-migrate/')
+  AND (backend_xid IS NOT NULL OR EXISTS (SELECT FROM pg_locks l WHERE l.pid = pg_stat_activity.pid AND l.granted
+    AND l.mode IN ('RowExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND l.locktype = 'relation' AND l.relation >= 16384))
+UNION ALL
+SELECT 'prepared transaction ' || quote_literal(gid), extract(epoch FROM clock_timestamp() - prepared)::float8, true
+FROM pg_prepared_xacts WHERE database = current_database()
+ORDER BY 2 DESC
+"""
+
+
+def read(
+    session: connect.Session, endpoint: model.Endpoint, tables: Sequence[str], *, patience: float, name: str
+) -> model.Footing:
+    """`patience` is the age in seconds from which on an open transaction counts as long. On the source a replication
+    connection is tried, by that `name`."""
+    version = session.info.server_version
+    query = _SERVER.format(
+        subscribes="pg_has_role('pg_create_subscription', 'USAGE')" if version >= 16_00_00 else "false",
+        # Seconds in 18, where it came.
+        idles="nullif((SELECT setting::float8 FROM pg_settings WHERE name = 'idle_replication_slot_timeout'), 0)"
+        if version >= 18_00_00
+        else "NULL::float8",
+    )
+    cursor = session.cursor(row_factory=rows.dict_row)
+    found: dict[str, Any] = cursor.execute(query.encode()).fetchone() or {}
+    wanted = {"schema": endpoint.schema, "tables": list(tables)}
+    return model.Footing(
+        role=endpoint.role,
+        label=endpoint.label,
+        version=version,
+        grounds=tuple(
+            model.Ground(**{**row, "always": tuple(row["always"])})
+            for row in session.cursor(row_factory=rows.dict_row).execute(_GROUNDS.encode(), wanted)
+        ),
+        writers=writers(session, patience=patience),
+        replicates=replication.may_replicate(endpoint, session=name),
+        **found,
+    )
+
+
+def writers(session: connect.Session, *, patience: float) -> tuple[model.Writer, ...]:
+    """Transactions that have been open for longer and may have written."""
+    found = session.cursor(row_factory=rows.dict_row).execute(_WRITERS.encode(), {"seconds": patience})
+    return tuple(model.Writer(**row) for row in found)

@@ -1,0 +1,64 @@
+"""What a person reads of a target that follows, and of a switch.
+
+Imports screen and the words.
+"""
+
+from __future__ import annotations
+
+from mishika_migrate import model, words
+from mishika_migrate.report import screen, terminal
+
+
+def show(to: screen.Screen, found: model.Following) -> None:
+    """One line that says it all, then what there is to worry about."""
+    follow, slot = found.follow, found.slot
+    there = "the target follows the source" if follow.way == "forward" else "the source follows the target"
+    if found.delay is not None:
+        screen.say(to, f"Run {follow.run}: {there}, {screen.duration(found.delay)} behind.", "bold green")
+    else:
+        screen.say(to, f"Run {follow.run}: {there}, more than {found.waited:g} s behind or not at all.", "bold red")
+    if slot is not None:
+        kept = f"{words.size(slot.lag)} not confirmed, {words.size(slot.retained)} of WAL kept"
+        rate = f", {words.size(found.rate)}/s written" if found.rate is not None else ""
+        screen.say(to, f"{kept}{rate}{_room(found)}")
+    if found.subscription is not None and found.subscription.errors:
+        screen.say(to, f"{words.count(found.subscription.errors, 'row')} could not be applied at first")
+    if found.findings:
+        terminal.findings(to, found.findings)
+
+
+def _room(found: model.Following) -> str:
+    """How long it takes until the server gives the slot up."""
+    safe = found.slot.safe if found.slot else None
+    if safe is None:
+        return ", without a limit but the disk's"
+    if found.rate:
+        return f", room for {words.size(safe)} more ({screen.duration(max(safe, 0) / found.rate)} at this rate)"
+    return f", room for {words.size(safe)} more"
+
+
+def foreseen(to: screen.Screen, found: model.Switched) -> None:
+    """The gates, then the steps as they would be."""
+    for gate in found.gates:
+        mark, style = ("✓", "green") if gate.passed else ("✗", "bold red")
+        screen.say(to, screen.marked(mark, style, gate.said))
+        if not gate.passed and gate.fix:
+            screen.quote(to, gate.fix)
+    screen.say(to, f"By {found.method}: {found.why}.")
+    if not found.unmet:
+        for step in found.steps:
+            screen.say(to, f"{step.name}: {step.said}, about {screen.duration(step.seconds)}")
+        screen.say(to, f"Nobody could write for about {screen.duration(found.pause)}. Nothing was changed.", "bold")
+
+
+def switched(to: screen.Screen, done: model.Switched, label: str) -> None:
+    if done.pause:
+        screen.say(
+            to, f"Done: traffic is on {label}; nobody could write for {screen.duration(done.pause)}.", "bold green"
+        )
+    else:
+        screen.say(to, f"Done: traffic is on {label}.", "bold green")
+    for left in done.left:
+        screen.say(to, f"Left behind, removed by `mishika-migrate complete`: {left}")
+    back = "`mishika-migrate rollback` goes back; " if done.way == "forward" else ""
+    screen.say(to, f"{back}`mishika-migrate complete` ends the move and removes everything of this tool.")
