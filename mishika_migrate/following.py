@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
-from mishika_migrate import model
+from mishika_migrate import model, words
 from mishika_migrate.findings import few, literal, major, note, placed, quoted, refuse, warn
 
 OLDEST = 15_00_00
@@ -28,6 +28,42 @@ def inspect(
         *_tables(source, target, schema, target_schema),
         *_writers(source),
     )
+
+
+def left(
+    end: model.Endpoint, slots: Sequence[model.Slot], fenced: str, follow: model.Follow | None
+) -> tuple[model.Finding, ...]:
+    """What a move on its way, or one that nobody ended, means for a copy or a sync."""
+    found = list(abandoned(slots, end))
+    if fenced:
+        make = refuse if end.role == "target" else warn
+        fix = "mishika-migrate cutover --abort, rollback or complete"
+        found.append(make("fenced", end.label, f"the {end.role} {end.label} is fenced: {fenced}", fix))
+    if follow is not None and follow.ready:
+        found.append(
+            refuse(
+                "target-follows",
+                end.label,
+                f"the target {end.label} {'follows' if follow.way == 'forward' else 'is followed by'} the source since run"
+                f" {follow.run}, which writing to it would disturb",
+                "mishika-migrate cutover, or mishika-migrate complete, which ends the following",
+            )
+        )
+    return tuple(found)
+
+
+def abandoned(slots: Sequence[model.Slot], end: model.Endpoint) -> Iterable[model.Finding]:
+    """Slots that nobody reads from: each keeps all WAL since."""
+    for slot in slots:
+        if not slot.active:
+            yield warn(
+                "abandoned-slot",
+                slot.name,
+                f"nobody reads from slot {slot.name} of the {end.role} {end.label}, which holds back"
+                f" {words.size(slot.retained)} of WAL and fills its disk",
+                "mishika-migrate follow start, or mishika-migrate complete, or by hand SELECT"
+                f" pg_drop_replication_slot({literal(slot.name)});",
+            )
 
 
 def selection(todo: model.Plan) -> Iterable[model.Finding]:

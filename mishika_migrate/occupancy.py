@@ -58,7 +58,7 @@ def inspect(
             yield _wished(chosen, place, target, partly=place.name in within)
         elif place.name not in fine:
             yield _occupied(place, source, target, selection, survey)
-    yield from _emptying(selection, target)
+    yield from _emptying(selection, source, target)
 
 
 def emptied(selection: model.Selection, target: model.Catalog) -> model.Empty | None:
@@ -120,7 +120,7 @@ def _wished(chosen: model.Chosen, place: model.Table, target: model.Catalog, *, 
     return note("rows-kept", place.name, f"{rows}: they stay as they are, and rows with other primary keys are added")
 
 
-def _emptying(selection: model.Selection, target: model.Catalog) -> Iterable[model.Finding]:
+def _emptying(selection: model.Selection, source: model.Catalog, target: model.Catalog) -> Iterable[model.Finding]:
     """What keeps the replaced tables from being emptied: a TRUNCATE goes no further than what was asked for."""
     names = _replaced(selection, target)
     wished = {chosen.table for chosen in selection.chosen if chosen.existing == "replace"}
@@ -134,13 +134,16 @@ def _emptying(selection: model.Selection, target: model.Catalog) -> Iterable[mod
         parent = next(key.references for key in table.foreign_keys if key.references in names)
         many = f"about {words.count(table.rows, 'row')}" if table.occupied else "an unknown number of rows"
         take = "" if selection.has(name) else f"{'--only' if selection.only else '--include'} {name} "
+        if source.table(name):
+            rid = f"replace it too: {take}--on-existing {name}=replace"
+        else:
+            rid = f"TRUNCATE {qualified(name, target)}; -- the source has no such table"
         yield refuse(
             "replace-referenced",
             name,
             f"{name} on {target.endpoint.label} references {parent} by a foreign key, has {many} and is not replaced"
             f" itself, so {parent} cannot be emptied",
-            f"replace it too: {take}--on-existing {name}=replace; or keep the rows of {parent}:"
-            f" --on-existing {parent}=update",
+            f"{rid}; or keep the rows of {parent}: --on-existing {parent}=update",
         )
 
 

@@ -113,17 +113,3 @@ def _set(given: dict[str, object], *, running: bool) -> None:
     face.is_done(text, hint="`mishika-migrate follow status` shows it.")
     fields = {"run": found.run, "way": found.way, "running": running}
     face.result("follow", fields, lambda to: screen.say(to, text, "bold green" if running else "bold"))
-
-
-def stand_in_the_way(face: Face) -> None:
-    """Says loudly what an earlier move has left: a slot that nobody reads, a fence that stands."""
-    from mishika_migrate import errors
-    from mishika_migrate.operations import follow
-
-    ends = [end for end in (face.settings.source, face.settings.target) if end is not None]
-    try:
-        found = follow.standing(*ends)
-    except errors.Error:
-        return  # the command itself says what is wrong with the server
-    for each in found:
-        face.warn(f"{each.message}{f': {each.fix}' if each.fix else ''}")

@@ -167,8 +167,8 @@ class Switch:
 
     @property
     def open(self) -> bool:
-        """Whether it has neither come to its end nor been given up."""
-        return self.state not in ("finished", "aborted", "undone")
+        """Whether it can be given up: a fence may stand, and no traffic has moved."""
+        return self.state in ("begun", "fenced", "drained", "proved")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

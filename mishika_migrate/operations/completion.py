@@ -47,15 +47,16 @@ def look(servers: moves.Servers, lost: str) -> Remains:
 
 
 def _state(session: connect.Session, target: model.Endpoint) -> str:
-    before = journal.switch(session)
-    if before is not None and before.open:
-        verb = "cutover" if before.way == "forward" else "rollback"
+    before, done = journal.switch(session), journal.settled(session)
+    half = before if before is not None and before.open else done if done and done.state == "switching" else None
+    if half is not None:
+        verb = "cutover" if half.way == "forward" else "rollback"
         raise errors.Refused(
-            f"the {verb} of run {before.run} to {target.label} has come to no end (it is {before.state})",
+            f"the {verb} of run {half.run} to {target.label} has come to no end (it is {half.state})",
             hint=f"`mishika-migrate {verb}` ends it, or `mishika-migrate cutover --abort` gives it up.",
         )
-    if before is not None and before.state == "finished":
-        return "traffic is on the target" if before.way == "forward" else "traffic is back on the source"
+    if done is not None:
+        return "traffic is on the target" if done.way == "forward" else "traffic is back on the source"
     return "traffic is on the source" if journal.follow(session) is not None else ""
 
 

@@ -171,10 +171,14 @@ class _Copy:
                     self._prove()
                 self._stage(stage)
             self._prove()
-            self._patiently(self._follow_on)
+            follows = self._start is not None and not (self._proof and self._proof.different)
+            if follows:
+                self._patiently(self._subscribe)
             books = self._patiently(self._books)
         except (errors.Error, engine.Interruption) as error:
             raise self._ended(error) from error
+        if follows:
+            self._go_on()
         self._emit(events.RunFinished(run=self._run, accounts=books, seconds=time.monotonic() - self._began))
         if self._proof is not None and self._proof.different:
             raise errors.Different(
@@ -364,11 +368,22 @@ class _Copy:
             self._emit(events.Proven(proof=self._proof))
         self._release()
 
-    def _follow_on(self) -> None:
+    def _subscribe(self) -> None:
+        assert self._start is not None
+        self._start.subscribe(proved=self._proof is not None)
+
+    def _go_on(self) -> None:
         """Whatever the source writes from the snapshot on arrives on the target, too."""
-        if self._start is not None and not (self._proof and self._proof.different):
-            self._start.finish(proved=self._proof is not None)
-            self._emit(events.Noticed(message=f"{self._target.label} follows {self._source.label}"))
+        assert self._start is not None
+        try:
+            self._patiently(self._start.go)
+        except (errors.Error, engine.Interruption) as error:
+            raise errors.Incomplete(
+                f"everything is copied, but {self._target.label} does not follow yet"
+                f"{f': {error}' if isinstance(error, errors.Error) else ''}",
+                hint="`mishika-migrate follow start` lets it go on.",
+            ) from error
+        self._emit(events.Noticed(message=f"{self._target.label} follows {self._source.label}"))
 
     def _stage(self, stage: model.Stage) -> None:
         tasks = list(self._tasks(stage))

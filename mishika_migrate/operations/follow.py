@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mishika_migrate import errors, findings, following, matrix, model, words
 from mishika_migrate.operations import moves, streams
-from mishika_migrate.pg import connect, fence, footing, journal, ledger, replication
+from mishika_migrate.pg import connect, footing, journal, ledger, replication
 
 _NAME = "mishika-migrate/follow"
 _SETTINGS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}
@@ -47,31 +47,6 @@ def _reaches(session: connect.Session, target: model.Endpoint, reaching: str) ->
     except errors.ServerError as error:
         return error.message
     return ""
-
-
-def standing(source: model.Endpoint, target: model.Endpoint) -> tuple[model.Finding, ...]:
-    """What an earlier move has left that fills disks or keeps writers out: to be said loudly by every command."""
-    found: list[model.Finding] = []
-    for end in (source, target):
-        with connect.session(end, name=_NAME) as session:
-            found += abandoned(replication.slots(session), end)
-            if message := fence.standing(session):
-                found.append(findings.warn("fenced", end.label, f"the {end.role} {end.label} is fenced: {message}"))
-    return tuple(found)
-
-
-def abandoned(slots: Sequence[model.Slot], end: model.Endpoint) -> Iterator[model.Finding]:
-    """Slots that nobody reads from: each keeps all WAL since."""
-    for slot in slots:
-        if not slot.active:
-            yield findings.warn(
-                "abandoned-slot",
-                slot.name,
-                f"nobody reads from slot {slot.name} of the {end.role} {end.label}, which holds back"
-                f" {words.size(slot.retained)} of WAL and fills its disk",
-                "mishika-migrate follow start, or mishika-migrate complete, or by hand SELECT"
-                f" pg_drop_replication_slot('{slot.name}');",
-            )
 
 
 # -- with a copy ----------------------------------------------------------------------------------
@@ -115,14 +90,21 @@ class Start:
             with stream.snapshot(sessions, session=f"mishika-migrate/{self._run}/slot", stopping=stopping) as made:
                 yield made
 
-    def finish(self, *, proved: bool) -> None:
-        """Everything of the snapshot has landed: the target goes on from there."""
+    def subscribe(self, *, proved: bool) -> None:
+        """Everything of the snapshot has landed: all is there for going on, but nothing moves yet."""
         with self._open() as (stream, sessions):
-            stream.subscribe(sessions)
-            with connect.translated(self._ends["target"], "the ledger"):
-                if proved:
+            stream.subscribe(sessions, enabled=False)
+            if proved:
+                with connect.translated(self._ends["target"], "the ledger"):
                     journal.set_proved(sessions["target"], self._at)
+
+    def go(self) -> None:
+        """The target goes on from the snapshot. After the run's books are closed: a run that is resumed must find its
+        rows as it left them."""
+        with self._open() as (stream, sessions):
+            with connect.translated(self._ends["target"], "the ledger"):
                 journal.set_follow(sessions["target"], ready=True)
+            stream.enable(sessions, enabled=True)
 
     def undo(self) -> str:
         """Removes what it has made; says what is left and how it goes, empty for nothing.
@@ -224,9 +206,9 @@ def _look(
         delay = stream.drain(sessions, seconds=patience)
     with connect.translated(publisher):
         others = [each for each in replication.slots(sessions[stream.publisher]) if each.name != stream.name]
-    told += abandoned(others, publisher)
+    told += following.abandoned(others, publisher)
     if slot is not None and not slot.active:
-        told += abandoned([slot], publisher)
+        told += following.abandoned([slot], publisher)
     if slot is not None and slot.safe is not None and slot.safe < slot.retained:
         told.append(
             findings.warn(

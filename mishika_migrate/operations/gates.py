@@ -110,6 +110,9 @@ def _columns(move: moves.Move) -> model.Gate:
 
 def _level(move: moves.Move, wanted: Wanted) -> tuple[model.Gate, float | None]:
     """Whether one pass of sync can make both sides the same, and how long looking takes."""
+    if move.origin not in (move.end("source").label, move.end("target").label):
+        said = f"the last run has copied from {move.origin}, not from {move.end('source').label}"
+        return model.Gate(code="sync", passed=False, said=said, fix="give the same --source as to the copy"), None
     try:
         level, how = move.level(jobs=wanted.jobs, lock_timeout=wanted.lock_timeout)
         seen = syncing.foresee(level, move.as_source, move.as_target, options=how, emit=lambda _: None)

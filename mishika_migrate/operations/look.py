@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from mishika_migrate import errors, history, loading, matrix, model, plan, privileges, selection
+from mishika_migrate import errors, following, history, loading, matrix, model, plan, privileges, selection
 from mishika_migrate.operations import foresight
-from mishika_migrate.pg import catalog, connect, dump, ledger, survey
+from mishika_migrate.pg import catalog, connect, dump, fence, journal, ledger, replication, survey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,7 @@ def both(
         ours, theirs = (future.result() for future in reading)
         chosen = selection.select(rules, ours, wanted, target=theirs)
         unfinished, finished, denied = _ledger(sessions["target"][0], ours, theirs)
+        left = [each for end in ends for each in _left(sessions[end.role][0], end)]
         answers = _survey(sessions, source, target, rules, ours, chosen, wanted)
         answers = dataclasses.replace(answers, unfinished=unfinished, finished=finished)
         span = manner.span if manner else None
@@ -67,7 +68,7 @@ def both(
     if not (answers.same_database or answers.pooled) and min(ours.version, theirs.version) >= model.OLDEST_SERVER:
         seen = foresight.look(rules, ours, theirs, chosen, span=span, counting=counting)
         answers = dataclasses.replace(answers, collisions=seen.collisions)
-    made = plan.build(rules, ours, theirs, chosen, answers, wanted, manner=manner, implied=[*denied, *implied])
+    made = plan.build(rules, ours, theirs, chosen, answers, wanted, manner=manner, implied=[*denied, *left, *implied])
     return Look(plan=made, catalogs=(ours, theirs), unfinished=unfinished, effects=seen.effects)
 
 
@@ -82,6 +83,13 @@ def _ledger(
             return ledger.unfinished(session), finished, ()
     except errors.Denied:
         return None, "", (privileges.ledger_denied(target, ledger.SCHEMA),)
+
+
+def _left(session: connect.Session, end: model.Endpoint) -> tuple[model.Finding, ...]:
+    """What a move that is under way, or was left so, means for whatever would be done now."""
+    with connect.translated(end):
+        follow = journal.follow(session) if end.role == "target" else None
+        return following.left(end, replication.slots(session), fence.standing(session), follow)
 
 
 def one(rules: matrix.Matrix, endpoint: model.Endpoint) -> model.Catalog:

@@ -40,7 +40,8 @@ Servers = Mapping[model.Role, Server]
 
 
 class Move:
-    """Made by `opened`. `way` is where a switch would go; `before` the latest switch that the ledger knows."""
+    """Made by `opened`. `way` is where a switch would go; `before` the latest attempt that the ledger knows of, and
+    `settled` the latest by which traffic has moved, or may have. `origin` is the source of the last run."""
 
     def __init__(
         self,
@@ -62,8 +63,10 @@ class Move:
         with connect.translated(self.end("target")):
             self.follow = journal.follow(ledger_session)
             self.before = journal.switch(ledger_session)
+            self.settled = journal.settled(ledger_session)
             runs = [run for run in ledger.runs(ledger_session) if run.state == "finished"]
         self._last = runs[0].id if runs else ""
+        self.origin = runs[0].source if runs else ""
         self.method: model.SwitchMethod = "sync"
         self.why = ""
         self.catalogs: tuple[model.Catalog, model.Catalog]
@@ -118,19 +121,28 @@ class Move:
     def choose(self, method: Literal["auto", "replication", "sync"]) -> None:
         """By which way the last changes go, and why."""
         following = self.follow is not None and self.follow.ready
-        if self.way == "back" and self.before is not None:
-            chosen: model.SwitchMethod = self.before.method if following or self.before.method == "sync" else "sync"
-            why = f"the cutover was by {self.before.method}"
-        else:
-            chosen = "replication" if following else "sync"
-            why = "the target follows the source" if following else "nothing follows (see copy --follow)"
+        if self.unended is not None:
+            self.method, self.why = self.unended.method, "an earlier attempt began so"
+            return
+        if method == "sync" and following:
+            raise errors.Refused(
+                f"{self.toward.label} follows {self.away.label}, which sync would disturb",
+                hint="Leave --method out, or end the following first: `mishika-migrate complete`.",
+            )
         if method == "replication" and not following:
             raise errors.Refused(
                 f"{self.toward.label} does not follow {self.away.label}",
                 hint="Begin with `mishika-migrate copy --follow`, or use --method sync.",
             )
-        self.method = chosen if method == "auto" else method
-        self.why = why if method == "auto" else "as asked for"
+        self.method = "replication" if following else "sync"
+        follows = f"{self.toward.label} follows {self.away.label}"
+        self.why = "as asked for" if method != "auto" else follows if following else "nothing follows"
+
+    @property
+    def unended(self) -> model.Switch | None:
+        """A switch of this way whose command may have run."""
+        found = self.settled
+        return found if found is not None and found.way == self.way and found.state == "switching" else None
 
     def read(self) -> None:
         """Catalogs of both sides, and what has been copied."""
@@ -236,9 +248,11 @@ class Move:
 
     def _end(self) -> None:
         self._late.set()
-        connect.cancel(self.name)
-        time.sleep(_GRACE_SECONDS)
-        connect.sever(self.name)
+        for end in (connect.cancel, connect.sever):
+            # Those of a pass of sync are named by their run, which begins with a year.
+            for name in (self.name, "mishika-migrate/2"):
+                end(name)
+            time.sleep(_GRACE_SECONDS)
 
     @contextlib.contextmanager
     def anew(self) -> Iterator[Move]:

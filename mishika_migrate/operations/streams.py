@@ -88,7 +88,7 @@ class Stream:
             replication.drop_slot(sessions[self.publisher], self.name)
             replication.new_slot(sessions[self.publisher], self.name)
 
-    def subscribe(self, sessions: Sessions) -> None:
+    def subscribe(self, sessions: Sessions, *, enabled: bool = True) -> None:
         self._note(self.subscriber, "subscription", self.name)
         with self._blamed(self.subscriber, f"subscription {self.name}"):
             replication.subscribe(
@@ -97,7 +97,7 @@ class Stream:
                 slot=self.name,
                 publication=self.name,
                 reaching=self._reaching,
-                enabled=True,
+                enabled=enabled,
             )
 
     # -- looking ----------------------------------------------------------------------------------

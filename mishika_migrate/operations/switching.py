@@ -80,13 +80,12 @@ def carry_out(
     """
     with moves.opened(rules, servers, way, method=options.method, timeout=options.timeout) as move:
         _refuse_order(move)
-        before = move.before
-        if before is not None and before.way == way and before.state == "switching":
+        if move.unended is not None:
             emit(events.Noticed(message="an earlier attempt was ended while it switched; going on from there"))
-            return _Switch(move, options, perform, emit, number=before.id).end()
-        if before is not None and before.open and before.state != "switching":
-            emit(events.Noticed(message=f"giving up what an earlier attempt has left ({before.state})"))
-            give_up(move, before)
+            return _Switch(move, options, perform, emit, number=move.unended.id).end()
+        if move.before is not None and move.before.open:
+            emit(events.Noticed(message=f"giving up what an earlier attempt has left ({move.before.state})"))
+            give_up(move, move.before)
         found = gates.pass_all(move, options)
         if found.unmet:
             raise gates.not_met(found.unmet)
@@ -99,17 +98,17 @@ def abort(rules: matrix.Matrix, servers: moves.Servers) -> model.Switch | None:
     `errors.Refused` where the operator's command may have run: traffic may be on the new side.
     """
     with moves.plain(rules, servers) as move:
-        before = move.before
-        if before is None or not before.open:
-            return None
-        if before.state == "switching":
-            again, back = ("cutover", "rollback") if before.way == "forward" else ("rollback", "cutover")
+        before, settled = move.before, move.settled
+        if before is not None and before.open:
+            give_up(move, before)
+            return before
+        if settled is not None and settled.state == "switching":
+            again, back = ("cutover", "rollback") if settled.way == "forward" else ("rollback", "cutover")
             raise errors.Refused(
-                f"the {again} of run {before.run} was ended while it switched: traffic may be on the new side",
+                f"the {again} of run {settled.run} was ended while it switched: traffic may be on the new side",
                 hint=f"`mishika-migrate {again}` ends it; `mishika-migrate {back}` goes back and loses nothing.",
             )
-        give_up(move, before)
-        return before
+        return None
 
 
 def give_up(move: moves.Move, before: model.Switch) -> None:
@@ -126,18 +125,16 @@ def give_up(move: moves.Move, before: model.Switch) -> None:
 
 
 def _refuse_order(move: moves.Move) -> None:
-    """Each verb after the one that it follows."""
-    before = move.before
-    if move.way == "forward" and before and before.way == "forward" and before.state == "finished":
+    """Each verb after the one that it follows; what the one before has left behind goes now."""
+    done = move.settled if move.settled is not None and move.settled.state == "finished" else None
+    if done is not None and done.way == move.way and done.method == "replication":
+        move.stream(move.way).remove(move.sessions)
+    if move.way == "forward" and done is not None and done.way == "forward":
         raise errors.Refused(
-            f"traffic is on {move.toward.label} since the cutover of {before.started}",
+            f"traffic is on {move.toward.label} since the cutover of {done.started}",
             hint="`mishika-migrate rollback` goes back, `mishika-migrate complete` ends the move.",
         )
-    there = before and (
-        (before.way == "forward" and before.state in ("finished", "switching"))
-        or (before.way == "back" and before.state != "finished")
-    )
-    if move.way == "back" and not there:
+    if move.way == "back" and (move.settled is None or (done is not None and done.way == "back")):
         raise errors.Refused(
             "there is no cutover to roll back", hint="`mishika-migrate follow status` shows where things are."
         )
@@ -216,6 +213,11 @@ def _differs(proof: model.Proof, move: moves.Move) -> errors.GateNotMet:
 # -- the switch itself ----------------------------------------------------------------------------
 
 
+# A wait longer than deadlock_timeout (1 s) makes the server end a writer that we are in a deadlock with; but only a
+# longer one makes it end an autovacuum.
+_SHORT_SECONDS, _SHORT_TRIES, _LONG_SECONDS = 0.6, 4, 3.0
+
+
 class CommandFailed(errors.GateNotMet):
     """The operator's command did not end well, and may have moved some of the traffic."""
 
@@ -290,8 +292,9 @@ class _Switch:
         with connect.translated(move.away):
             tables = fence.tables(session, move.away.schema)
         message = f"this database takes no writes: its traffic goes to {move.toward.label} (mishika-migrate {move.run})"
-        told = False
+        attempts = 0
         while True:
+            attempts += 1
             try:
                 with connect.translated(move.away, "the fence"):
                     fence.raise_(
@@ -299,14 +302,13 @@ class _Switch:
                         tables,
                         message=message,
                         hint="Connect to the new server. `mishika-migrate rollback` would come back here.",
-                        patience=min(1.0, self._options.lock_timeout),
+                        patience=_SHORT_SECONDS if attempts <= _SHORT_TRIES else _LONG_SECONDS,
                     )
                 return
             except errors.ServerError as error:
                 if error.sqlstate not in ("55P03", "40P01") or move.late:
                     raise
-                if not told:
-                    told = True
+                if attempts == 1:
                     self._emit(events.Noticed(message=f"waiting for who writes on {move.away.label}: {error.message}"))
             # Those who queued up behind us have their turn.
             time.sleep(0.2)
@@ -387,8 +389,7 @@ class _Switch:
         other: model.Way = "back" if move.way == "forward" else "forward"
         if move.method == "replication":
             move.ask(lambda session: journal.set_follow(session, way=other, ready=self._options.way_back))
-        if move.way == "back":
-            move.ask(journal.undo_cutover)
+        move.ask(lambda session: journal.supersede(session, move.way))
         move.enter(number, "finished")
         left: list[str] = []
         if move.method == "replication":

@@ -89,8 +89,10 @@ def _prepared(
     found = look.both(rules, source, target, wanted, manner=loading.Manner(batch=_WHOLE, defer="never", span=span))
     ours, theirs = found.catalogs
     scene = dataclasses.replace(_scene(rules, ours, theirs, found.plan, said), wanted=wanted, span=span)
+    # With such settings our own fence lets us through.
+    passing = {"fenced"} if options.settings else set()
     noticed = (
-        *(each for each in found.plan.findings if each.code not in _EXPECTED),
+        *(each for each in found.plan.findings if each.code not in _EXPECTED | passing),
         *(each for step in (*scene.core, *scene.history) for each in _privileges(step, theirs)),
         *privileges.temporary(theirs),
     )
@@ -122,7 +124,17 @@ _NAME = "mishika-migrate/sync"
 _WHOLE = 10**15  # no table is cut
 
 # Rows on the target are what sync is for.
-_EXPECTED = frozenset({"target-has-rows", "unfinished-run", "left-behind", "dangling-reference", "view-missing"})
+_EXPECTED = frozenset(
+    {
+        "fenced",
+        "abandoned-slot",
+        "target-has-rows",
+        "unfinished-run",
+        "left-behind",
+        "dangling-reference",
+        "view-missing",
+    }
+)
 
 
 def _privileges(step: model.CopyTable, target: model.Catalog) -> Iterator[model.Finding]:

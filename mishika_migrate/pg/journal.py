@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import LiteralString
 
 from mishika_migrate import model
 from mishika_migrate.pg import connect, ledger
@@ -129,22 +130,33 @@ def set_switch(session: connect.Session, number: int, state: model.SwitchState, 
         )
 
 
-def undo_cutover(session: connect.Session) -> None:
-    """A cutover that was rolled back is none any more."""
+def supersede(session: connect.Session, way: model.Way) -> None:
+    """Switches the other way round have been undone by one of this way."""
     with _surely(session):
         session.execute(
-            "UPDATE mishika_migrate.cutover SET state = 'undone' WHERE way = 'forward' AND state = 'finished'"
+            "UPDATE mishika_migrate.cutover SET state = 'undone'"
+            " WHERE way <> %s AND state IN ('finished', 'switching')",
+            [way],
         )
 
 
 def switch(session: connect.Session) -> model.Switch | None:
-    """The latest; None without any."""
+    """The latest attempt; None without any."""
+    return _latest(session, "true")
+
+
+def settled(session: connect.Session) -> model.Switch | None:
+    """The latest by which traffic has moved, or may have; None while it is where it began."""
+    return _latest(session, "state IN ('finished', 'switching')")
+
+
+def _latest(session: connect.Session, condition: LiteralString) -> model.Switch | None:
     if not _there(session, "cutover"):
         return None
     row = session.execute(
         "SELECT id, run, way, method, state,"
         " to_char(started AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), message"
-        " FROM mishika_migrate.cutover ORDER BY id DESC LIMIT 1"
+        " FROM mishika_migrate.cutover WHERE " + condition + " ORDER BY id DESC LIMIT 1"
     ).fetchone()
     if row is None:
         return None

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from mishika_migrate import errors, events, matrix, model, selection
 from mishika_migrate.operations import copy, look, sync
+from mishika_migrate.pg import catalog, connect
 from tests.fix_faults import Start, ask, locked, wait_until
 from tests.fix_program import Run
 from tests.fix_servers import Clone, Pair, assert_equal, endpoint, rows_of
+from tests.looking import as_role, role
 
 RULES = matrix.load()
 CORE = [entry.table for entry in RULES.entries if entry.stage == "core" and entry.need != "never"]
@@ -199,6 +201,108 @@ def test_name_of_a_removed_row_goes_to_a_new_one(source_url: str, target_url: st
     assert_equal(source_url, target_url, CORE)
 
 
+def test_values_that_must_be_there_change_places_too(source_url: str, target_url: str) -> None:
+    """No NULL helps: a name, and an integer that is 0."""
+    for url in (source_url, target_url):
+        change(
+            url,
+            "CREATE TABLE seats (id int PRIMARY KEY, place int NOT NULL UNIQUE, name text NOT NULL UNIQUE)",
+            "INSERT INTO seats VALUES (1, 0, 'a'), (2, -1, 'b'), (3, 5, 'c')",
+        )
+    change(
+        source_url,
+        "DELETE FROM seats",
+        "INSERT INTO seats VALUES (1, -1, 'b'), (2, 5, 'c'), (3, 0, 'a')",
+    )
+    wanted = selection.Wanted(include=("seats",))
+    scene, _ = sync.prepare(
+        RULES, endpoint(source_url, "source"), endpoint(target_url, "target"), wanted, options=sync.Options()
+    )
+    assert "seats" in {step.target.name for step in (*scene.core, *scene.history)}
+    passed(source_url, target_url, wanted, delete_extra=True)
+    assert_equal(source_url, target_url, ["seats"])
+
+
+def test_rows_outside_of_a_partial_index_keep_their_values(source_url: str, target_url: str) -> None:
+    for url in (source_url, target_url):
+        change(
+            url,
+            f"CREATE UNIQUE INDEX one_blocked ON {TOKEN} (key_alias) WHERE blocked IS TRUE",
+            f"UPDATE {TOKEN} SET key_alias = 'same', blocked = NULL",
+        )
+    first = f"(SELECT min(token) FROM {TOKEN})"
+    change(source_url, f"UPDATE {TOKEN} SET blocked = true WHERE token = {first}")
+    assert of(passed(source_url, target_url), "VerificationToken").updated == 1
+    change(source_url, f"UPDATE {TOKEN} SET blocked = token <> {first} WHERE token IN ({first}, md5('x'))")
+    change(source_url, f"UPDATE {TOKEN} SET blocked = true WHERE token = (SELECT max(token) FROM {TOKEN})")
+    assert of(passed(source_url, target_url), "VerificationToken").updated == 2
+    assert_equal(source_url, target_url, CORE)
+
+
+def test_tables_that_reference_each_other_arrive_together(source_url: str, target_url: str) -> None:
+    for url in (source_url, target_url):
+        change(
+            url,
+            "CREATE TABLE hens (id int PRIMARY KEY, egg int)",
+            "CREATE TABLE eggs (id int PRIMARY KEY, hen int REFERENCES hens DEFERRABLE)",
+            "ALTER TABLE hens ADD FOREIGN KEY (egg) REFERENCES eggs DEFERRABLE",
+        )
+    change(source_url, "BEGIN; SET CONSTRAINTS ALL DEFERRED; INSERT INTO hens VALUES (1, 1);"
+                       " INSERT INTO eggs VALUES (1, 1); COMMIT")  # fmt: skip
+    passed(source_url, target_url, selection.Wanted(include=("hens", "eggs")))
+    assert_equal(source_url, target_url, ["hens", "eggs"])
+
+
+# -- what only the target has ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "NO ACTION"])
+def test_rows_of_tables_that_are_not_synced_do_not_change(
+    action: str, source_url: str, target_url: str, run: Run
+) -> None:
+    gone = f"(SELECT min(team_id) FROM {TEAM})"
+    change(
+        target_url,
+        f"CREATE TABLE notes (team text REFERENCES {TEAM} ON DELETE {action})",
+        f"INSERT INTO notes SELECT team_id FROM {TEAM}",
+    )
+    change(
+        source_url,
+        f"UPDATE {TOKEN} SET team_id = NULL WHERE team_id = {gone}",
+        f"DELETE FROM {TEAM} WHERE team_id = {gone}",
+    )
+    before = {table: rows_of(target_url, table) for table in [*CORE, "notes"]}
+    ends = ("--source", source_url, "--target", target_url)
+    if action != "NO ACTION":  # which only the server knows
+        done = run("sync", "--dry-run", *ends)
+        assert "this will be refused: rows of MishikaLLM_TeamTable on " in done.err
+    done = run("sync", "--yes", *ends)
+    assert done.status == 4, done.err
+    assert "notes" in done.err
+    assert "nothing was changed" in done.err
+    assert "On the target, remove its rows that reference them, or drop the foreign key." in done.err
+    assert {table: rows_of(target_url, table) for table in [*CORE, "notes"]} == before
+
+
+def test_role_that_may_not_make_temporary_tables_is_refused_before(
+    pair: Pair, source_url: str, target_url: str
+) -> None:
+    mover = role(pair.new)
+    name = target_url.partition("?")[0].rpartition("/")[2]
+    change(
+        target_url,
+        f'GRANT ALL ON ALL TABLES IN SCHEMA public, mishika_migrate TO "{mover}"',
+        f'GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO "{mover}"',
+        f'GRANT ALL ON SCHEMA public, mishika_migrate TO "{mover}"',
+        f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC",
+        f'GRANT CREATE ON DATABASE {name} TO "{mover}"',
+    )
+    with pytest.raises(errors.Refused) as caught:
+        passed(source_url, as_role(target_url, mover))
+    refused = [each.message for each in caught.value.findings if each.severity == "refuse"]
+    assert [f"{mover} may not create temporary tables" in message for message in refused] == [True]
+
+
 # -- keys -----------------------------------------------------------------------------------------
 
 
@@ -261,6 +365,28 @@ def test_new_rows_of_history_are_found_by_what_the_last_run_has_seen(source_url:
     assert_equal(source_url, target_url, ["MishikaLLM_SpendLogs"])
     change(source_url, f"CREATE TABLE other AS TABLE {LOGS}", f"TRUNCATE {LOGS}", f"INSERT INTO {LOGS} TABLE other")
     assert of(passed(source_url, target_url), "SpendLogs").how == "buckets", "its file is another one"
+
+
+def test_rows_that_have_vanished_from_the_target_come_again(source_url: str, target_url: str) -> None:
+    passed(source_url, target_url)
+    change(target_url, f"DELETE FROM {LOGS} WHERE request_id IN (SELECT request_id FROM {LOGS} LIMIT 3)")
+    change(source_url, LOG.format("new"))
+    done = of(passed(source_url, target_url), "SpendLogs")
+    assert (done.how, done.inserted) == ("buckets", 4)
+    assert_equal(source_url, target_url, ["MishikaLLM_SpendLogs"])
+    change(target_url, f"TRUNCATE {LOGS}")
+    passed(source_url, target_url)
+    assert_equal(source_url, target_url, ["MishikaLLM_SpendLogs"])
+
+
+def test_day_that_both_sides_have_counted_is_named_or_removed(source_url: str, target_url: str) -> None:
+    daily = '"MishikaLLM_DailyUserSpend"'
+    change(target_url, f"UPDATE {daily} SET id = 'mine' WHERE id = (SELECT min(id) FROM {daily})")
+    with pytest.raises(errors.ServerError, match="MishikaLLM_DailyUserSpend") as caught:
+        passed(source_url, target_url)
+    assert "--delete-extra" in caught.value.hint
+    passed(source_url, target_url, delete_extra=True)
+    assert_equal(source_url, target_url, ["MishikaLLM_DailyUserSpend"])
 
 
 def test_live_inserts_next_to_a_sync_neither_fail_nor_get_lost(source_url: str, target_url: str) -> None:
@@ -347,11 +473,60 @@ def test_passes_are_repeated_until_ctrl_c(source_url: str, target_url: str, star
     )  # fmt: skip
     wait_until(lambda: "Nothing to do" in child.said())
     change(source_url, f"DELETE FROM {TOKEN} WHERE token = (SELECT min(token) FROM {TOKEN})")
-    wait_until(lambda: "Done: 1 row changed" in child.said())
+    wait_until(lambda: ": 1 row; MishikaLLM_VerificationToken -1" in child.said())
+    wait_until(lambda: child.said().rstrip().endswith(": nothing to do"))
     child.signal(signal.SIGINT)
     done = child.ended()
     assert done.status == 130, done.err
+    assert "every table is as it was or in sync" in done.err
     assert_equal(source_url, target_url, CORE)
+    passes = ask(target_url, "SELECT count(*) FROM mishika_migrate.run WHERE tool LIKE '%%sync'")
+    assert passes in (1, 2), "a pass takes the place of the former one"
+
+
+def test_repeated_passes_survive_a_lost_connection(pair: Pair, source_url: str, target_url: str, start: Start) -> None:
+    child = start(
+        "sync", "--yes", "--overwrite-live-target", "--every", "200ms", "--quiet",
+        "--source", source_url, "--target", target_url,
+    )  # fmt: skip
+    wait_until(lambda: "pass 2, " in child.said())
+    name = target_url.partition("?")[0].rpartition("/")[2]
+    change(
+        pair.new.url(),
+        f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+    )
+    wait_until(lambda: child.said().count("trying again in 0.2 s") > 1)
+    change(source_url, f"DELETE FROM {TOKEN} WHERE token = (SELECT min(token) FROM {TOKEN})")
+    change(pair.new.url(), f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    wait_until(lambda: ": 1 row; MishikaLLM_VerificationToken -1" in child.said())
+    child.signal(signal.SIGTERM)
+    assert child.ended().status == 143
+    assert_equal(source_url, target_url, CORE)
+
+
+def test_repeated_passes_end_when_the_target_comes_into_use(source_url: str, target_url: str, start: Start) -> None:
+    child = start("sync", "--yes", "--every", "200ms", "--quiet", "--source", source_url, "--target", target_url)
+    wait_until(lambda: "pass 2, " in child.said())
+    change(target_url, f"UPDATE {TOKEN} SET spend = spend + 1")
+    done = child.ended()
+    assert done.status == 4, done.err
+    assert "looks as if it were in use" in done.err
+
+
+def test_first_pass_that_fails_is_not_repeated(source_url: str, target_url: str, run: Run) -> None:
+    nowhere = target_url.replace("/t", "/no_such_t", 1)
+    done = run("sync", "--yes", "--every", "1s", "--source", source_url, "--target", nowhere)
+    assert done.status == 6, done.err
+
+
+def test_lock_that_is_not_had_in_time_says_what_is_true(source_url: str, target_url: str, run: Run) -> None:
+    ends = ("--source", source_url, "--target", target_url)
+    with locked(target_url, "MishikaLLM_TeamTable", "ROW EXCLUSIVE"):
+        done = run("sync", "--yes", "--overwrite-live-target", "--lock-timeout", "100ms", *ends)
+    assert done.status == 6
+    assert "the lock on the core tables: " in done.err
+    assert "Every table is as it was or in sync" in done.err
 
 
 def test_reader_never_sees_a_part_of_it(source_url: str, target_url: str) -> None:
@@ -414,6 +589,40 @@ def test_command_shows_first_and_does_then(source_url: str, target_url: str, run
     done = run("sync", "--yes", "--json", *ends)
     assert done.lines()[-1]["total"] == 0
     assert run("verify", *ends, "--allow-unchecked", "decryption").status == 0
+
+
+def test_what_would_change_is_shown_of_a_target_in_use_too(source_url: str, target_url: str, run: Run) -> None:
+    change(target_url, f"UPDATE {TOKEN} SET spend = spend + 1 WHERE token = (SELECT min(token) FROM {TOKEN})")
+    ends = ("--source", source_url, "--target", target_url)
+    done = run("sync", "--dry-run", *ends)
+    assert done.status == 0, done.err
+    assert done.out.startswith("Would change 1 row of ")
+    assert "the target looks as if it were in use: 1 row of MishikaLLM_VerificationToken is ahead" in done.err
+    assert run("sync", "--yes", *ends).status == 4
+
+
+def test_page_says_what_was_compared(source_url: str, target_url: str, run: Run) -> None:
+    ends = ("--source", source_url, "--target", target_url)
+    assert "tables are the same on both sides" in run("sync", "--yes", *ends).out, "all by hashes: see `horizon`"
+    done = run("sync", "--yes", *ends)
+    assert "Nothing to do: nothing has changed in " in done.out
+    assert "MishikaLLM_SpendLogs" in done.out
+    assert "by what the last run has seen of the source" in done.out
+    change(target_url, LOG.format("mine"))
+    would = run("sync", "--dry-run", *ends)
+    assert "hold all that the source does; 1 row only the target has" in would.out
+
+
+def test_both_catalogs_are_read_once(source_url: str, target_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, seen = catalog.read, list[str]()
+
+    def counted(session: connect.Session, end: model.Endpoint, **more: str | None) -> model.Catalog:
+        seen.append(end.role)
+        return read(session, end, **more)
+
+    monkeypatch.setattr(catalog, "read", counted)
+    sync.prepare(RULES, endpoint(source_url, "source"), endpoint(target_url, "target"), None, options=sync.Options())
+    assert sorted(seen) == ["source", "target"]
 
 
 def test_what_is_done_is_told_by_events(source_url: str, target_url: str) -> None:
