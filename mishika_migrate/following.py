@@ -44,8 +44,8 @@ def left(
             refuse(
                 "target-follows",
                 end.label,
-                f"the target {end.label} {'follows' if follow.way == 'forward' else 'is followed by'} the source since run"
-                f" {follow.run}, which writing to it would disturb",
+                f"the target {end.label} {'follows' if follow.way == 'forward' else 'is followed by'} the source"
+                f" since run {follow.run}, which writing to it would disturb",
                 "mishika-migrate cutover, or mishika-migrate complete, which ends the following",
             )
         )

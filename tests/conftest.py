@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 pytest_plugins = [
-    f"tests.fix_{kind}" for kind in ("servers", "program", "network", "faults", "terminal", "cluster", "proxy")
+    f"tests.fix_{kind}" for kind in ("servers", "program", "network", "faults", "terminal", "cluster", "proxy", "moves")
 ]
 
 # Every test clones two databases of some 300 files each: 0.02 s a clone in memory, 0.2 to 0.4 s on a

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -60,6 +61,13 @@ Clone = Callable[[servers.Server, str], str]
 @pytest.fixture
 def clone() -> Iterator[Clone]:
     """`clone(server, template)` is the URL of a new database; `template0` gives an empty one."""
+    with cloning() as make:
+        yield make
+
+
+@contextmanager
+def cloning() -> Iterator[Clone]:
+    """The same for other scopes than a test."""
     made: list[tuple[servers.Server, str]] = []
 
     def make(server: servers.Server, template: str) -> str:
@@ -72,11 +80,36 @@ def clone() -> Iterator[Clone]:
         return server.url(name)
 
     yield make
-    for server, name in made:
-        if not server.running:
-            continue
-        with psycopg.connect(server.url(), autocommit=True) as session:
-            session.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    there = [(server, name) for server, name in made if server.running]
+    # A slot is read from as long as there is a subscription, on whichever server.
+    for drop in (_drop_subscriptions, _drop_slots, _drop):
+        for server, name in there:
+            with psycopg.connect(server.url(), autocommit=True) as session:
+                drop(session, server, name)
+
+
+def _drop_subscriptions(session: psycopg.Connection[Any], server: servers.Server, name: str) -> None:
+    """Without a word to the publisher, which may be gone."""
+    found = session.execute(
+        "SELECT subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE datname = %s", [name]
+    ).fetchall()
+    if not found:
+        return
+    with psycopg.connect(server.url(name), autocommit=True) as inside:
+        for (subscription,) in found:
+            for what in ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)"):
+                inside.execute(sql.SQL(what).format(sql.Identifier(subscription)))
+            inside.execute(sql.SQL("DROP SUBSCRIPTION {}").format(sql.Identifier(subscription)))
+
+
+def _drop_slots(session: psycopg.Connection[Any], server: servers.Server, name: str) -> None:
+    of_it = "FROM pg_replication_slots WHERE database = %s"
+    session.execute(f"SELECT pg_terminate_backend(active_pid, 5000) {of_it} AND active".encode(), [name])
+    session.execute(f"SELECT pg_drop_replication_slot(slot_name) {of_it}".encode(), [name])
+
+
+def _drop(session: psycopg.Connection[Any], server: servers.Server, name: str) -> None:
+    session.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 _numbers = iter(range(1_000_000))

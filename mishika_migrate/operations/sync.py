@@ -26,6 +26,7 @@ from mishika_migrate import (
     occupancy,
     privileges,
     selection,
+    views,
 )
 from mishika_migrate.operations import keys, levelling, liveness, look, scopes
 from mishika_migrate.pg import connect, digest, ledger, merge, sides, snapshot
@@ -112,7 +113,7 @@ def _prepared(
             f"the source {source.label} is empty and the target {target.label} is in use: they look swapped",
             hint="Give the server in use as --source and the new one as --target.",
         )
-    warned = tuple(each.message for each in noticed if each.severity == "warn")
+    warned = (*(each.message for each in noticed if each.severity == "warn"), *_views(ours, theirs))
     if options.held:
         return scene, warned
     tables = [step.target.name for step in (*scene.core, *scene.history)]
@@ -149,6 +150,12 @@ def _privileges(step: model.CopyTable, target: model.Catalog) -> Iterator[model.
             f"{target.user} lacks {', '.join(lacking)} on {table.name} of the target {target.endpoint.label}",
             findings.grant(what, target),
         )
+
+
+def _views(source: model.Catalog, target: model.Catalog) -> Iterator[str]:
+    """A copy has made them; without one they are missing, and `verify` says so."""
+    if names := sorted(view.name for view in views.missing(source, target)[0]):
+        yield f"the target lacks views of the source, which sync does not create, but copy does: {', '.join(names)}"
 
 
 def _last(target: model.Endpoint, span: history.Span | None) -> tuple[selection.Wanted, history.Span | None, str]:

@@ -139,17 +139,21 @@ def make_way(session: connect.Session, merge: Merge) -> None:
         for places in _batches(merge.places):
             session.execute(
                 sql.SQL(
-                    "UPDATE {table} r SET {column} = {other} FROM {incoming} i"
-                    " WHERE {same} AND {apart} AND {place} IN (SELECT unnest({places}::int8[]))"
+                    "UPDATE {table} r SET {column} = {other} FROM ("
+                    "SELECT r.tableoid AS relation, r.ctid AS place, row_number() OVER () AS number FROM {rows}"
+                    " AND {place} IN (SELECT unnest({places}::int8[]))"
+                    " AND EXISTS (SELECT FROM {incoming} i WHERE {same} AND NOT ({key}))"
+                    ") u WHERE r.tableoid = u.relation AND r.ctid = u.place"
                 ).format(
                     table=_table(merge),
                     column=sql.Identifier(yielding.name),
-                    other=_out_of_the_way(yielding),
-                    incoming=_incoming(merge),
-                    same=_equal(unique),
-                    apart=sql.SQL("NOT ({})").format(_equal(merge.key)),
+                    other=_out_of_the_way(merge, yielding),
+                    rows=digest.rows_of(merge.look, "target"),
                     place=digest.place(merge.look, "target"),
                     places=sql.Literal(places),
+                    incoming=_incoming(merge),
+                    same=_equal(unique),
+                    key=_equal(merge.key),
                 )
             )
 
@@ -164,7 +168,7 @@ def _yielding(columns: Sequence[model.Column]) -> model.Column:
     return next((each for each in columns if each.nullable), None) or next(known, None) or columns[0]
 
 
-def _out_of_the_way(column: model.Column) -> sql.Composable:
+def _out_of_the_way(merge: Merge, column: model.Column) -> sql.Composable:
     """A value that no row has; the row gets its own one in a moment."""
     if column.nullable:
         return sql.SQL("NULL")
@@ -173,7 +177,9 @@ def _out_of_the_way(column: model.Column) -> sql.Composable:
     if column.type == "uuid":
         return sql.SQL("md5(random()::text || r.ctid::text)::uuid")
     if column.type in _INTEGERS:
-        return sql.SQL("-r.{0} - 1").format(sql.Identifier(column.name))  # 0 has no negative
+        return sql.SQL("(SELECT least(min({}), 0) FROM {}) - u.number").format(
+            sql.Identifier(column.name), _table(merge)
+        )
     raise errors.Refused(
         f"unique column {column.name} of type {column.type} cannot be taken out of the way for a moment",
         hint="Empty the table on the target and copy it anew.",

@@ -261,14 +261,12 @@ def make_heartbeat(session: connect.Session, side: model.Role) -> None:
     """The published table by which one server knows how far it has got with the other's changes.
 
     The row of `side` begins anew, on both servers, before anything is published: an UPDATE of a row
-    that the subscriber does not have is silently left out.
+    that the subscriber does not have is silently left out. Those of both sides are made at once: a row
+    made on both servers while one follows the other would collide.
     """
     session.execute(_HEARTBEAT)
-    session.execute(
-        "INSERT INTO mishika_migrate.heartbeat (side) VALUES (%s)"
-        " ON CONFLICT (side) DO UPDATE SET beat = 0, lsn = NULL, at = NULL",
-        [side],
-    )
+    session.execute("INSERT INTO mishika_migrate.heartbeat (side) VALUES ('source'), ('target') ON CONFLICT DO NOTHING")
+    session.execute("UPDATE mishika_migrate.heartbeat SET beat = 0, lsn = NULL, at = NULL WHERE side = %s", [side])
 
 
 def beat(session: connect.Session, side: model.Role) -> int:

@@ -13,12 +13,19 @@ from rich.table import Table
 from mishika_migrate import model
 from mishika_migrate.report import names, screen
 
-_MEANING: dict[model.Outcome, str] = {
-    "lost": "work on the source and would be refused on the target",
-    "revived": "revoked on the source are still alive on the target",
-    "opened": "lack a limit on the target",
-    "changed": "are decided otherwise on the target",
-    "moved": "have another spend on the target",
+# Of one key, and of more.
+_MEANING: dict[model.Outcome, tuple[str, str]] = {
+    "lost": (
+        "works on the source and would be refused on the target",
+        "work on the source and would be refused on the target",
+    ),
+    "revived": (
+        "revoked on the source is still alive on the target",
+        "revoked on the source are still alive on the target",
+    ),
+    "opened": ("lacks a limit on the target", "lack a limit on the target"),
+    "changed": ("is decided otherwise on the target", "are decided otherwise on the target"),
+    "moved": ("has another spend on the target", "have another spend on the target"),
 }
 
 
@@ -89,7 +96,7 @@ def _keys(to: screen.Screen, keys: model.Keys) -> None:
         return
     to.print()
     for count, meaning in told:
-        screen.say(to, f"{screen.count(count, 'key')} {meaning}")
+        screen.say(to, f"{screen.count(count, 'key')} {meaning[count > 1]}")
     for verdict in keys.verdicts[:10]:
         codes = ", ".join(reason.code for reason in verdict.reasons)
         screen.say(to, f"    {verdict.key}: {codes}")

@@ -239,6 +239,17 @@ def test_truncate_goes_no_further_than_what_was_asked_for(source_url: str, fille
     assert before == {table: rows_of(filled, table) for table in before}
 
 
+def test_table_that_only_the_target_has_keeps_a_referenced_one(source_url: str, filled: str) -> None:
+    execute(
+        filled,
+        f'CREATE TABLE notes (who text REFERENCES "{USER}")',
+        f'INSERT INTO notes SELECT user_id FROM "{USER}"',
+    )
+    fix = one(see(source_url, filled, existing=(("", "replace"),)), "replace-referenced").fix
+    assert 'TRUNCATE "public"."notes"; -- the source has no such table' in fix
+    assert "--include" not in fix
+
+
 def test_empty_tables_that_reference_a_replaced_one_do_not_stand_in_the_way(source_url: str, filled: str) -> None:
     for url in (source_url, filled):
         execute(url, f'DELETE FROM "{INVITATION}"')

@@ -26,7 +26,7 @@ NEW_LOG = (
     " completion_tokens, \"startTime\", \"endTime\") VALUES ('{0}', '', '', 0, 0, 0, 0, {1}, {1})"
 )
 NOW = "clock_timestamp() AT TIME ZONE 'UTC'"
-CUTOVER = "CREATE TABLE mishika_migrate.cutover (id text, state text, finished timestamptz)"
+CUTOVER = "INSERT INTO mishika_migrate.cutover (run, way, method, state, finished) VALUES ('r', '{}', 'sync', '{}', {})"
 
 
 @pytest.fixture
@@ -177,15 +177,20 @@ def test_sessions_of_others_are_a_sign_and_our_own_are_not(copied: tuple[str, st
     assert message.startswith("1 other session is connected to it: without a name as postgres from local for 0 s")
 
 
-def test_sessions_that_may_not_be_seen_are_a_note(copied: tuple[str, str], pair: Pair) -> None:
-    source, target = copied
-    mover = role(pair.new)
-    schemas = "SCHEMA public, mishika_migrate"
+@pytest.fixture
+def mover(copied: tuple[str, str], pair: Pair) -> str:
+    """A role that may read all of the target, and see nothing of other roles' sessions."""
+    name, schemas = role(pair.new), ("public", "mishika_migrate")
     execute(
-        target,
-        f'GRANT USAGE ON {schemas} TO "{mover}"',
-        *(f'GRANT SELECT ON ALL TABLES IN SCHEMA {name} TO "{mover}"' for name in ("public", "mishika_migrate")),
+        copied[1],
+        f'GRANT USAGE ON SCHEMA {", ".join(schemas)} TO "{name}"',
+        *(f'GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO "{name}"' for schema in schemas),
     )
+    return name
+
+
+def test_sessions_of_superusers_that_may_not_be_seen_are_a_note(copied: tuple[str, str], mover: str) -> None:
+    source, target = copied
     with closing(psycopg.connect(target, application_name="prisma")):
         (note,) = guard((source, as_role(target, mover)))
         assert note.startswith("1 session on the target may be a proxy's")
@@ -194,12 +199,71 @@ def test_sessions_that_may_not_be_seen_are_a_note(copied: tuple[str, str], pair:
         assert list(signs((source, as_role(target, mover)))) == ["target-has-sessions"]
 
 
+def test_sessions_that_may_write_are_a_sign_though_no_more_is_seen_of_them(
+    copied: tuple[str, str], mover: str, pair: Pair
+) -> None:
+    source, target = copied
+    proxy = role(pair.new)
+    execute(target, f'GRANT UPDATE (spend) ON {TOKEN} TO "{proxy}"')
+    with closing(psycopg.connect(as_role(target, proxy))):
+        message = signs((source, as_role(target, mover)))["target-has-sessions"]
+    assert message == f"1 other session is connected to it: without a name as {proxy}"
+
+
+def test_sessions_that_may_not_write_are_a_note(copied: tuple[str, str], mover: str, pair: Pair) -> None:
+    _, target = copied
+    watcher = role(pair.new)
+    execute(target, f'GRANT pg_monitor, pg_read_all_data TO "{watcher}"')
+    with closing(psycopg.connect(as_role(target, watcher), application_name="exporter")):
+        (note,) = guard(copied)
+        assert note.startswith(
+            f"1 other session on the target is not taken for a proxy's: exporter as {watcher} from local for "
+        )
+        for grant in (f'GRANT "{mover}" TO "{watcher}"', f'GRANT DELETE ON {TEAM} TO "{mover}"'):
+            execute(target, f'ALTER ROLE "{watcher}" NOINHERIT', grant)
+        assert list(signs(copied)) == ["target-has-sessions"], "it may become the other role"
+
+
+@pytest.mark.parametrize(
+    ("name", "application", "kind"),
+    [
+        ("rdsadmin", "", "other"),
+        ("cloudsqladmin", "", "other"),
+        ("supabase_admin", "postgres_exporter", "other"),
+        ("supabase_admin", "", "suspect"),
+        ("somebody", "postgres_exporter", "suspect"),
+    ],
+)
+def test_sessions_of_a_service_are_notes_where_one_is_no_superuser(
+    name: str, application: str, kind: str, copied: tuple[str, str], mover: str, pair: Pair
+) -> None:
+    source, target = copied
+    execute(target, f"CREATE ROLE {name} LOGIN SUPERUSER", f'GRANT pg_monitor TO "{mover}"')
+    try:
+        with closing(psycopg.connect(as_role(target, name), application_name=application, autocommit=True)) as session:
+            assert list(signs(copied)) == ["target-has-sessions"], "a superuser may give any role such a name"
+            both = source, as_role(target, mover)
+            assert list(signs(both)) == (["target-has-sessions"] if kind == "suspect" else [])
+            if kind == "other":
+                assert guard(both)[0].startswith("1 other session on the target is not taken for a proxy's: ")
+            session.execute("BEGIN; SELECT pg_current_xact_id()")
+            assert list(signs(both)) == ["target-has-sessions"], "it writes"
+    finally:
+        execute(target, f"DROP ROLE {name}")
+
+
 def test_cutover_is_a_sign_once_it_is_completed(copied: tuple[str, str]) -> None:
     _, target = copied
-    execute(target, CUTOVER, "INSERT INTO mishika_migrate.cutover VALUES ('a', 'running', NULL)")
+    execute(target, CUTOVER.format("forward", "proved", "NULL"))
     assert signs(copied) == {}
-    execute(target, "INSERT INTO mishika_migrate.cutover VALUES ('b', 'finished', '2026-01-02 03:04:05+00')")
+    execute(target, CUTOVER.format("forward", "finished", "'2026-01-02 03:04:05+00'"))
     assert signs(copied) == {"target-cut-over": "a cutover to it was completed (2026-01-02 03:04:05 UTC)"}
+    execute(
+        target,
+        "UPDATE mishika_migrate.cutover SET state = 'undone' WHERE state = 'finished'",
+        CUTOVER.format("back", "finished", "'2026-01-03 03:04:05+00'"),
+    )
+    assert signs(copied) == {}, "whoever went back has left the target"
 
 
 # -- the guard ------------------------------------------------------------------------------------
