@@ -33,14 +33,23 @@ SELECT coalesce(string_agg(name, ', '), '') FROM (
 class Move:
     """Two databases, and the program between them. What stands in `address` is where the traffic goes.
 
-    `given` is what the program is told; `source` and `target` are the same databases without any detour.
+    `seen` are the addresses by which the program reaches them, where these make a detour; `reaching` is the one by
+    which the target's server reaches the source.
     """
 
     def __init__(
-        self, source: str, target: str, folder: Path, run: Run, start: Start | None, given: tuple[str, ...] = ()
+        self,
+        source: str,
+        target: str,
+        folder: Path,
+        run: Run,
+        start: Start | None,
+        *,
+        seen: tuple[str, str] | None = None,
+        reaching: str = "",
     ) -> None:
         self.source, self.target = source, target
-        self.given = given or ("--source", source, "--target", target)
+        self._seen, self._reaching = seen or (source, target), reaching or source
         self._run, self._start = run, start
         self.address = folder / "address"
         self.address.write_text("source", encoding="utf-8")
@@ -57,7 +66,13 @@ class Move:
 
     def _whole(self, words: tuple[str, ...]) -> tuple[str, ...]:
         asks = words[0] in ("copy", "cutover", "rollback", "complete") and not {"--dry-run", "--abort"} & set(words)
-        return (*words, *self.given, *(("--yes",) if asks else ()))
+        far = words[0] in ("copy", "cutover", "rollback")
+        return (
+            *words, "--source", self._seen[0], "--target", self._seen[1],
+            *(("--source-from-target", self._reaching) if far else ()),
+            *(("--target-from-source", self.target) if far and words[0] != "copy" else ()),
+            *(("--yes",) if asks else ()),
+        )  # fmt: skip
 
     def well(self, *words: str) -> Ended:
         """A run that must end well."""
@@ -248,9 +263,9 @@ def traffic() -> Iterator[Callable[[Move], Traffic]]:
 
 
 class Tap(Proxy):
-    """Calls `seen` before and after each message of the program to the server."""
+    """Calls `seen` before and after each message of the program to the server; drops what it calls a dead one's."""
 
-    def __init__(self, to: Path, seen: Callable[[bool], None]) -> None:
+    def __init__(self, to: Path, seen: Callable[[bool], bool]) -> None:
         self._seen = seen
         super().__init__(to)
 
@@ -260,7 +275,8 @@ class Tap(Proxy):
             return
         try:
             while block := come.recv(65536):
-                self._seen(False)
+                if self._seen(False):
+                    raise ConnectionResetError  # it died before it could say that
                 go.sendall(block)
                 self._seen(True)
             go.shutdown(socket.SHUT_WR)
@@ -270,33 +286,30 @@ class Tap(Proxy):
 
 class Taps:
     """Both servers' taps, which count together. `strike(n, what)` does it at the n-th message from now on: before the
-    server has it when `n` is odd, and after when it is even."""
+    server has it when `n` is odd, and after when it is even. `what` tells whether the program is dead."""
 
     def __init__(self, pair: Pair) -> None:
         self._guard = threading.Lock()
         self.count = 0
-        self._at, self._strike = 0, lambda: None
+        self._at = 0
+        self._strike: Callable[[], bool] = bool
         self._made = [Tap(server.socket, self._seen) for server in (pair.old, pair.new)]
 
-    def given(self, source: str, target: str) -> tuple[str, ...]:
-        """The program's arguments. The servers reach each other without a tap."""
-        through = [tap.url(url) for tap, url in zip(self._made, (source, target), strict=True)]
-        return (
-            "--source", through[0], "--target", through[1],
-            "--source-from-target", source, "--target-from-source", target,
-        )  # fmt: skip
+    def seen(self, source: str, target: str) -> tuple[str, str]:
+        """The addresses for the program. The servers reach each other without a tap."""
+        old, new = self._made
+        return old.url(source), new.url(target)
 
-    def strike(self, number: int, what: Callable[[], None]) -> None:
+    def strike(self, number: int, what: Callable[[], bool]) -> None:
         self.count, self._at, self._strike = 0, number, what
 
-    def _seen(self, after: bool) -> None:
+    def _seen(self, after: bool) -> bool:
         with self._guard:
             self.count += not after
             due = self.count == self._at and after == (self._at % 2 == 0)
             if due:
                 self._at = 0
-        if due:
-            self._strike()
+        return due and self._strike()
 
     def close(self) -> None:
         for tap in self._made:
@@ -313,7 +326,7 @@ def taps(pair: Pair) -> Iterator[Taps]:
 @pytest.fixture
 def tapped(move: Move, taps: Taps, tmp_path: Path, run: Run, start: Start) -> Move:
     """A move whose messages are counted."""
-    return Move(move.source, move.target, tmp_path, run, start, taps.given(move.source, move.target))
+    return Move(move.source, move.target, tmp_path, run, start, seen=taps.seen(move.source, move.target))
 
 
 @pytest.fixture(scope="session")
@@ -331,7 +344,7 @@ def lengths(pair: Pair, forker: Forker, tmp_path_factory: pytest.TempPathFactory
         source, target = clone(pair.old, "filled"), clone(pair.new, "bare")
         taps = Taps(pair)
         stack.callback(taps.close)
-        move = Move(source, target, folder, run, None, taps.given(source, target))
+        move = Move(source, target, folder, run, None, seen=taps.seen(source, target))
         for words in (COPY, move.over(), move.back(), ("complete",)):
             taps.count = 0
             move.well(*words)
@@ -344,12 +357,12 @@ def killed(taps: Taps, move: Move, words: tuple[str, ...], number: int, how: sig
     ready = threading.Event()
     program: list[Program] = []
 
-    def strike() -> None:
+    def strike() -> bool:
         ready.wait()
-        if program[0].running:
-            program[0].signal(how)
+        program[0].signal(how)
         if how == signal.SIGKILL:
             program[0].process.wait(timeout=30)
+        return how == signal.SIGKILL
 
     taps.strike(number, strike)
     program.append(move.start(*words))

@@ -68,7 +68,7 @@ def status(
     from mishika_migrate import errors
     from mishika_migrate.cli.face import Face
     from mishika_migrate.operations import books
-    from mishika_migrate.report import terminal
+    from mishika_migrate.report import following, terminal
 
     face = Face(given)
     if face.settings.watch:
@@ -82,7 +82,11 @@ def status(
     found = books.status(endpoint)
     if face.lines is not None:
         summary = {name: getattr(found, name) for name in ("unfinished", "waiting", "working", "missing", "tables")}
-        face.lines.write("status", {"target": endpoint.label, **summary, "runs": len(found.runs)})
+        move = {
+            "follow": None if found.follow is None else dataclasses.asdict(found.follow),
+            "switch": None if found.switch is None else dataclasses.asdict(found.switch),
+        }
+        face.lines.write("status", {"target": endpoint.label, **summary, **move, "runs": len(found.runs)})
         for run in found.runs:
             face.lines.write("run", dataclasses.asdict(run))
         return
@@ -92,6 +96,7 @@ def status(
     terminal.runs(
         face.out, endpoint.label, found.runs, working=found.working, waiting=found.waiting, tables=found.tables
     )
+    following.standing(face.out, found.follow, found.switch)
 
 
 _PROVES_LITTLE = 15.0

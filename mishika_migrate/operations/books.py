@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from mishika_migrate import errors, matrix, model, plan, selection
 from mishika_migrate.operations import look
-from mishika_migrate.pg import activity, connect, ledger
+from mishika_migrate.pg import activity, connect, journal, ledger
 
 _NAME = "mishika-migrate/books"
 
@@ -61,7 +61,8 @@ class Status:
     `unfinished` is the run that `copy --resume` would continue, empty without one, and `waiting`
     are the tables that it has still to copy. `tables` are those of the latest run that has landed
     something. `working` names who holds the target just now. `missing` are tables that the ledger
-    lacks, and then nothing else is known.
+    lacks, and then nothing else is known. `follow` is what follows what, and `switch` the latest cutover
+    or rollback.
     """
 
     exists: bool
@@ -71,6 +72,8 @@ class Status:
     tables: tuple[model.Tally, ...] = ()
     working: str = ""
     missing: tuple[str, ...] = ()
+    follow: model.Follow | None = None
+    switch: model.Switch | None = None
 
 
 def status(target: model.Endpoint) -> Status:
@@ -89,6 +92,8 @@ def status(target: model.Endpoint) -> Status:
             waiting=tuple(table.table for table in tables if table.steps < table.planned),
             tables=tables,
             working=_working(session, target) if any(run.state == "running" for run in runs) else "",
+            follow=journal.follow(session),
+            switch=journal.switch(session),
         )
 
 
@@ -226,9 +231,19 @@ def _refuse_strangers(session: connect.Session, target: model.Endpoint) -> None:
         )
 
 
+def _refuse_move(session: connect.Session, target: model.Endpoint) -> None:
+    """What the ledger knows of slots and fences is known nowhere else."""
+    if left := [f"{kind} {name} on the {side}" for side, kind, name in journal.objects(session) if kind != "heartbeat"]:
+        raise errors.Refused(
+            f"the ledger of {target.label} is needed to take away {', '.join(left)}",
+            hint="`mishika-migrate complete` removes them, and the ledger with them.",
+        )
+
+
 def cleanup(target: model.Endpoint) -> None:
     """Drops the ledger, whatever is left of it; refused while a run holds the target, and for strangers."""
     with connect.session(target, name=_NAME) as session:
         ledger.lock(session, target)
+        _refuse_move(session, target)
         _refuse_strangers(session, target)
         ledger.drop(session)

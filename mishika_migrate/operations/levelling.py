@@ -161,7 +161,7 @@ class Pass:
             if self._scene.core:
                 with connect.translated(self._ends["target"], "the lock on the core tables"):
                     merge.lock(session, [step.target for step in self._scene.core])
-            ledger.enter(session, run=self._run, plan=self._scene.todo, text=plan.dumps(self._scene.todo), tool=_TOOL)
+            self._enter(session)
             merges = [self._merge(number, step, both) for number, step in enumerate(self._scene.core)]
             changes = self._apply(both, [(each, found) for each, found in merges if found.places])
             for step in self._scene.sequences:
@@ -174,6 +174,15 @@ class Pass:
         for change in done:
             self._emit(events.TableSynced(change=change))
         return done
+
+    def _enter(self, session: connect.Session) -> None:
+        end, todo = self._ends["target"], self._scene.todo
+        try:
+            with connect.translated(end, "the ledger"):
+                ledger.enter(session, run=self._run, plan=todo, text=plan.dumps(todo), tool=_TOOL)
+        except errors.Denied as error:
+            error.hint = f"GRANT ALL ON ALL TABLES IN SCHEMA {ledger.SCHEMA} TO this role on the target."
+            raise
 
     def _merge(self, number: int, step: model.CopyTable, both: sides.Both) -> tuple[merge.Merge, Difference]:
         asked = digest.Look(what=self._scene.comparison(step), method=self._method)

@@ -47,6 +47,8 @@ def forget(session: connect.Session, *, run: str, side: model.Role, kind: str, n
 
 def objects(session: connect.Session) -> tuple[tuple[model.Role, str, str], ...]:
     """Side, kind and name of all that may be there."""
+    if not _there(session, "object"):
+        return ()
     found = session.execute("SELECT side, kind, name FROM mishika_migrate.object ORDER BY recorded, kind")
     return tuple(("source" if row[0] == "source" else "target", str(row[1]), str(row[2])) for row in found)
 
@@ -113,7 +115,9 @@ def begin_switch(session: connect.Session, *, run: str, way: model.Way, method: 
     """Before the fence; its number."""
     with _surely(session):
         row = session.execute(
-            "INSERT INTO mishika_migrate.cutover (run, way, method, state) VALUES (%s, %s, %s, 'begun') RETURNING id",
+            # One at a time: the target's lock is held.
+            "INSERT INTO mishika_migrate.cutover (id, run, way, method, state)"
+            " SELECT coalesce(max(id), 0) + 1, %s, %s, %s, 'begun' FROM mishika_migrate.cutover RETURNING id",
             [run, way, method],
         ).fetchone()
     assert row is not None

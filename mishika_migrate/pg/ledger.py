@@ -90,7 +90,7 @@ CREATE TABLE IF NOT EXISTS mishika_migrate.follow (
   ready boolean NOT NULL
 );
 CREATE TABLE IF NOT EXISTS mishika_migrate.cutover (
-  id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id int8 PRIMARY KEY,
   run text NOT NULL,
   way text NOT NULL CHECK (way IN ('forward', 'back')),
   method text NOT NULL CHECK (method IN ('replication', 'sync')),
@@ -182,7 +182,7 @@ def strangers(session: connect.Session) -> tuple[str, ...]:
         " SELECT pg_describe_object(classid, objid, objsubid) FROM pg_depend"
         " WHERE refclassid = 'pg_namespace'::regclass AND refobjid = to_regnamespace('mishika_migrate')"
         "   AND NOT (classid = 'pg_class'::regclass AND objid IN (TABLE ours))"
-        "   AND NOT (classid = 'pg_proc'::regclass AND objid = to_regproc('mishika_migrate.fence'))"
+        "   AND NOT (classid = 'pg_proc'::regclass AND objid = coalesce(to_regproc('mishika_migrate.fence')::oid, 0))"
         " UNION SELECT pg_describe_object('pg_class'::regclass, r.ev_class, 0) FROM pg_depend d"
         "   JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid"
         "   WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid IN (TABLE ours) AND r.ev_class NOT IN (TABLE ours)"

@@ -9,6 +9,26 @@ from mishika_migrate import model, words
 from mishika_migrate.report import screen, terminal
 
 
+def standing(to: screen.Screen, follow: model.Follow | None, switch: model.Switch | None) -> None:
+    """What the ledger says of a move, and the next command; nothing where there is none."""
+    if switch is not None:
+        verb = "cutover" if switch.way == "forward" else "rollback"
+        began = switch.started.replace("T", " ").removesuffix("Z")
+        screen.say(to, f"The {verb} of {began} UTC, by {switch.method}, is {switch.state}.", "bold")
+        if switch.open or switch.state == "switching":
+            again = f"`mishika-migrate {verb}` begins again" if switch.open else f"`mishika-migrate {verb}` ends it"
+            screen.say(
+                to, f"The old side may be fenced: {again}; `mishika-migrate cutover --abort` gives it up.", "red"
+            )
+    if follow is not None and follow.ready:
+        there = "The target follows the source" if follow.way == "forward" else "The source follows the target"
+        screen.say(to, f"{there} (run {follow.run}); `mishika-migrate follow status` shows how far.")
+    elif follow is not None and switch is None:
+        screen.say(
+            to, f"Run {follow.run} was to follow and has not got there; `mishika-migrate complete` clears it up."
+        )
+
+
 def show(to: screen.Screen, found: model.Following) -> None:
     """One line that says it all, then what there is to worry about."""
     follow, slot = found.follow, found.slot

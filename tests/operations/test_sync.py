@@ -284,23 +284,58 @@ def test_rows_of_tables_that_are_not_synced_do_not_change(
     assert {table: rows_of(target_url, table) for table in [*CORE, "notes"]} == before
 
 
-def test_role_that_may_not_make_temporary_tables_is_refused_before(
-    pair: Pair, source_url: str, target_url: str
-) -> None:
-    mover = role(pair.new)
-    name = target_url.partition("?")[0].rpartition("/")[2]
+@pytest.fixture
+def mover(pair: Pair, target_url: str) -> str:
+    """The target by a role that may do whatever a sync needs there."""
+    name, database = role(pair.new), target_url.partition("?")[0].rpartition("/")[2]
     change(
         target_url,
-        f'GRANT ALL ON ALL TABLES IN SCHEMA public, mishika_migrate TO "{mover}"',
-        f'GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO "{mover}"',
-        f'GRANT ALL ON SCHEMA public, mishika_migrate TO "{mover}"',
-        f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC",
-        f'GRANT CREATE ON DATABASE {name} TO "{mover}"',
+        f'GRANT ALL ON ALL TABLES IN SCHEMA public, mishika_migrate TO "{name}"',
+        f'GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO "{name}"',
+        f'GRANT ALL ON SCHEMA public, mishika_migrate TO "{name}"',
+        f'GRANT CREATE ON DATABASE {database} TO "{name}"',
     )
+    return as_role(target_url, name)
+
+
+def test_role_that_may_not_make_temporary_tables_is_refused_before(
+    source_url: str, target_url: str, mover: str
+) -> None:
+    change(source_url, f"UPDATE {TEAM} SET spend = spend + 1")
+    passed(source_url, mover)
+    change(target_url, f"REVOKE TEMPORARY ON DATABASE {target_url.partition('?')[0].rpartition('/')[2]} FROM PUBLIC")
     with pytest.raises(errors.Refused) as caught:
-        passed(source_url, as_role(target_url, mover))
+        passed(source_url, mover)
     refused = [each.message for each in caught.value.findings if each.severity == "refuse"]
-    assert [f"{mover} may not create temporary tables" in message for message in refused] == [True]
+    assert ["may not create temporary tables" in message for message in refused] == [True]
+
+
+@pytest.mark.parametrize("privilege", ["UPDATE", "DELETE"])
+def test_role_that_may_not_change_or_remove_rows_is_refused_before(
+    privilege: str, source_url: str, target_url: str, mover: str
+) -> None:
+    change(target_url, f"REVOKE {privilege} ON {TEAM} FROM PUBLIC, {_named(mover)}")
+    with pytest.raises(errors.Refused) as caught:
+        passed(source_url, mover)
+    (finding,) = [each for each in caught.value.findings if each.severity == "refuse"]
+    assert finding.subject == "MishikaLLM_TeamTable"
+    assert finding.fix.startswith(f'GRANT {privilege} ON "public"."MishikaLLM_TeamTable" TO ')
+
+
+def test_role_that_may_not_write_the_ledger_is_told_the_grant(source_url: str, target_url: str, mover: str) -> None:
+    change(source_url, f"UPDATE {TEAM} SET spend = spend + 1")
+    change(target_url, f"REVOKE INSERT ON mishika_migrate.run FROM {_named(mover)}")
+    before = rows_of(target_url, "MishikaLLM_TeamTable")
+    with pytest.raises(errors.Denied, match="the ledger") as caught:
+        passed(source_url, mover)
+    assert "GRANT ALL ON ALL TABLES IN SCHEMA mishika_migrate" in caught.value.hint
+    assert rows_of(target_url, "MishikaLLM_TeamTable") == before
+
+
+def _named(url: str) -> str:
+    """The quoted role of such a URL."""
+    name = url.partition("://")[2].partition("@")[0].replace("%20", " ")
+    return f'"{name}"'
 
 
 # -- keys -----------------------------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""What stands in the way of following, decided from plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from mishika_migrate import following, model
+
+SOURCE = model.Footing(
+    role="source", label="app@old:5432/proxy", version=18_00_00, user="app", in_recovery=False, wal_level="logical",
+    slots=5, senders=5, workers=4, superuser=False, subscribes=True, creates=True, replicates="",
+    grounds=(model.Ground(table="Keys", identified=True, owned=True),),
+)  # fmt: skip
+TARGET = dataclasses.replace(SOURCE, role="target", label="app@new:5432/proxy", reaches="")
+
+
+def codes(source: model.Footing = SOURCE, target: model.Footing = TARGET, *, schema: str = "public") -> list[str]:
+    """Of what refuses or warns."""
+    found = following.inspect(source, target, schema="public", target_schema=schema)
+    return [f"{each.severity} {each.code}" for each in found if each.severity != "note"]
+
+
+def test_nothing_stands_in_the_way_of_two_good_servers() -> None:
+    assert codes() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"version": 14_00_05}, "refuse too-old-to-follow"),
+        ({"in_recovery": True}, "refuse standby"),
+        ({"wal_level": "replica"}, "refuse wal-level"),
+        ({"slots": 0}, "refuse no-free-slot"),
+        ({"senders": 0}, "refuse no-free-sender"),
+        ({"replicates": "cannot connect: must be superuser or replication role"}, "refuse no-replication"),
+        ({"creates": False}, "refuse may-not-publish"),
+        ({"keeps": 1 << 30}, "warn slot-wal-limit"),
+        ({"idles": 600.0}, "warn slot-idle-limit"),
+        ({"grounds": (model.Ground(table="Keys", identified=False, owned=True),)}, "refuse no-replica-identity"),
+        ({"grounds": (model.Ground(table="Keys", identified=True, owned=False),)}, "refuse not-owner"),
+        ({"grounds": (model.Ground(table="Keys", identified=True, owned=True, logged=False),)}, "refuse unlogged"),
+        ({"writers": (model.Writer(who="report", seconds=99.0),)}, "warn long-transaction"),
+        ({"writers": (model.Writer(who="prepared", seconds=99.0, prepared=True),)}, "warn long-transaction"),
+    ],
+)
+def test_each_lack_of_the_source_is_a_finding(change: dict[str, object], code: str) -> None:
+    assert codes(dataclasses.replace(SOURCE, **change)) == [code]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"version": 14_00_05}, "refuse too-old-to-follow"),
+        ({"subscribes": False}, "refuse may-not-subscribe"),
+        ({"workers": 0}, "refuse no-free-worker"),
+        ({"wal_level": "replica"}, "warn no-way-back"),
+        ({"reaches": "could not connect to the publisher: timeout"}, "refuse target-cannot-reach-source"),
+        (
+            {"grounds": (model.Ground(table="Keys", identified=True, owned=True, always=("t",)),)},
+            "refuse trigger-always",
+        ),
+    ],
+)
+def test_each_lack_of_the_target_is_a_finding(change: dict[str, object], code: str) -> None:
+    assert codes(target=dataclasses.replace(TARGET, **change)) == [code]  # type: ignore[arg-type]
+
+
+def test_slots_of_an_older_target_are_origins_too() -> None:
+    full = dataclasses.replace(TARGET, slots=0)
+    assert codes(target=full) == []
+    assert codes(target=dataclasses.replace(full, version=15_00_00)) == ["refuse no-free-origin"]
+
+
+def test_replication_goes_by_name() -> None:
+    assert codes(schema="other") == ["refuse other-schema"]
+
+
+def test_all_findings_come_at_once_each_with_a_remedy() -> None:
+    poor = dataclasses.replace(SOURCE, wal_level="replica", slots=0, creates=False)
+    found = following.inspect(poor, TARGET, schema="public", target_schema="public")
+    assert len([each for each in found if each.severity == "refuse"]) == 3
+    assert all(each.fix for each in found if each.severity != "note")
+
+
+END = model.Endpoint(role="target", conninfo="", label="app@new:5432/proxy")
+SLOT = model.Slot(name="mishika_migrate_x", active=False, lag=0, retained=5_000_000, status="reserved")
+
+
+def test_what_a_move_has_left_is_told_and_stops_a_copy() -> None:
+    follow = model.Follow(run="r", way="forward", tables=("Keys",), fingerprint="", ready=True)
+    found = following.left(END, (SLOT,), "no writes here", follow)
+    assert [(each.severity, each.code) for each in found] == [
+        ("warn", "abandoned-slot"), ("refuse", "fenced"), ("refuse", "target-follows")
+    ]  # fmt: skip
+    assert "5.0 MB" in found[0].message
+    assert following.left(END, (dataclasses.replace(SLOT, active=True),), "", None) == ()
