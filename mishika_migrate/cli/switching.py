@@ -105,7 +105,7 @@ def _switch(given: dict[str, object], way: model.Way) -> None:
         way_back=wanted.way_back,
     )
     if wanted.dry_run:
-        found = switching.foresee(face.rules(), both, way, options=how, emit=face.noting())
+        found = switching.foresee(face.rules(), both, way, options=how)
         face.result(verb, dataclasses.asdict(found), lambda to: page.foreseen(to, found))
         if found.unmet:
             raise errors.GateNotMet("a gate is not met; nothing was changed", hint="Mend what is listed above.")

@@ -75,6 +75,7 @@ class Start:
         """One of the source from which on its changes are kept, importable inside the block."""
         with self._open() as (stream, sessions):
             self._begun = True
+            self._forget_others(sessions)
             with connect.translated(self._ends["target"], "the ledger"):
                 journal.begin_follow(
                     sessions["target"],
@@ -89,6 +90,13 @@ class Start:
             self._at = str(row[0]) if row else ""
             with stream.snapshot(sessions, session=f"mishika-migrate/{self._run}/slot", stopping=stopping) as made:
                 yield made
+
+    def _forget_others(self, sessions: streams.Sessions) -> None:
+        """A run that was killed before anything landed has left a slot under its own name."""
+        with connect.translated(self._ends["target"], "the ledger"):
+            before = journal.follow(sessions["target"])
+        if before is not None and before.run != self._run:
+            self._stream(sessions, before.run).remove(sessions)
 
     def subscribe(self, *, proved: bool) -> None:
         """Everything of the snapshot has landed: all is there for going on, but nothing moves yet."""
@@ -135,17 +143,17 @@ class Start:
     def _open(self) -> Iterator[tuple[streams.Stream, streams.Sessions]]:
         with contextlib.ExitStack() as stack:
             sessions = _sessions(stack, *self._ends.values())
-            yield (
-                streams.Stream(
-                    run=self._run,
-                    way="forward",
-                    ends=self._ends,
-                    tables=self._wanted.tables,
-                    reaching=self._wanted.reaching,
-                    ask=streams.asking(sessions["target"], self._ends["target"]),
-                ),
-                sessions,
-            )
+            yield self._stream(sessions, self._run), sessions
+
+    def _stream(self, sessions: streams.Sessions, run: str) -> streams.Stream:
+        return streams.Stream(
+            run=run,
+            way="forward",
+            ends=self._ends,
+            tables=self._wanted.tables,
+            reaching=self._wanted.reaching,
+            ask=streams.asking(sessions["target"], self._ends["target"]),
+        )
 
 
 def _sessions(stack: contextlib.ExitStack, *ends: model.Endpoint) -> dict[model.Role, connect.Session]:
@@ -241,8 +249,20 @@ def set_running(rules: matrix.Matrix, servers: moves.Servers, *, running: bool) 
         if subscription is None or slot is None or slot.lost:
             broken = streams.trouble(move.end(stream.publisher), move.end(stream.subscriber), slot, subscription)
             raise errors.Refused(broken, hint="`mishika-migrate complete` removes the rest; then copy --follow anew.")
+        if running and not follow.ready:
+            _refuse_unfinished(move, follow.run)
+            move.ask(lambda session: journal.set_follow(session, ready=True))
         stream.enable(move.sessions, enabled=running)
         return follow
+
+
+def _refuse_unfinished(move: moves.Move, run: str) -> None:
+    """A copy that ended before it was complete must not be followed: its rest would come after what changed it."""
+    if not any(each.id == run and each.state == "finished" for each in move.ask(ledger.runs)):
+        raise errors.Refused(
+            f"run {run} on {move.end('target').label} is unfinished, and nothing can follow it yet",
+            hint="Continue it: `mishika-migrate copy --resume`; the target follows afterwards.",
+        )
 
 
 def begun(target: model.Endpoint, *, run: str) -> model.Follow | None:

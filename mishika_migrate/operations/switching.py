@@ -34,9 +34,7 @@ class Options(gates.Wanted):
     margin: int = 1000
 
 
-def foresee(
-    rules: matrix.Matrix, servers: moves.Servers, way: model.Way, *, options: Options, emit: Emit
-) -> model.Switched:
+def foresee(rules: matrix.Matrix, servers: moves.Servers, way: model.Way, *, options: Options) -> model.Switched:
     """Every gate, and what each step would take; changes nothing but a heartbeat."""
     with moves.opened(rules, servers, way, method=options.method, timeout=None) as move:
         _refuse_order(move)
@@ -47,7 +45,8 @@ def foresee(
         ]
         if not found.unmet:
             began = time.monotonic()
-            _compare(move, _since(move.now()), options.jobs, emit)
+            # Traffic goes on meanwhile, so that a difference means nothing.
+            _compare(move, _since(move.now()), options.jobs, lambda _: None)
             steps.append(
                 model.Taken(
                     name="proof", said="all keys, core tables, recent history", seconds=time.monotonic() - began
@@ -79,6 +78,7 @@ def carry_out(
     operator's command may have run.
     """
     with moves.opened(rules, servers, way, method=options.method, timeout=options.timeout) as move:
+        _clear(move)
         _refuse_order(move)
         if move.unended is not None:
             emit(events.Noticed(message="an earlier attempt was ended while it switched; going on from there"))
@@ -124,11 +124,16 @@ def give_up(move: moves.Move, before: model.Switch) -> None:
     move.enter(before.id, "aborted")
 
 
-def _refuse_order(move: moves.Move) -> None:
-    """Each verb after the one that it follows; what the one before has left behind goes now."""
-    done = move.settled if move.settled is not None and move.settled.state == "finished" else None
-    if done is not None and done.way == move.way and done.method == "replication":
+def _clear(move: moves.Move) -> None:
+    """What a switch of this way had no time to take away once it was done."""
+    done = move.settled
+    if done is not None and (done.state, done.way, done.method) == ("finished", move.way, "replication"):
         move.stream(move.way).remove(move.sessions)
+
+
+def _refuse_order(move: moves.Move) -> None:
+    """Each verb after the one that it follows."""
+    done = move.settled if move.settled is not None and move.settled.state == "finished" else None
     if move.way == "forward" and done is not None and done.way == "forward":
         raise errors.Refused(
             f"traffic is on {move.toward.label} since the cutover of {done.started}",
@@ -254,7 +259,10 @@ class _Switch:
             with move.limited():
                 self._under_the_fence(now)
         except BaseException as error:
-            self._undo(error)
+            if not self._committed:
+                self._undo(error)
+            elif isinstance(error, errors.Error):
+                raise self._unended(error) from error
             raise
         return self.end()
 
@@ -375,6 +383,23 @@ class _Switch:
 
     def end(self) -> model.Switched:
         """The operator's command, and what no longer has a use."""
+        try:
+            return self._end()
+        except CommandFailed:
+            raise
+        except errors.Error as error:
+            raise self._unended(error) from error
+
+    def _unended(self, error: errors.Error) -> errors.Error:
+        """What is true when the new side may have traffic, and the ledger does not say that it is done."""
+        again, back = ("cutover", "rollback") if self._move.way == "forward" else ("rollback", "cutover")
+        return errors.GateNotMet(
+            f"{_reason(error, late=False, timeout=0)}; the {again} has come to no end:"
+            f" {self._move.away.label} takes no writes, and traffic may be on {self._move.toward.label}",
+            hint=f"`mishika-migrate {again}` ends it; `mishika-migrate {back}` goes back and loses nothing.",
+        )
+
+    def _end(self) -> model.Switched:
         move, number = self._move, self._number
         assert number is not None
         with self._step("switch", f"traffic goes to {move.toward.label}"):
@@ -412,14 +437,13 @@ class _Switch:
     def _undo(self, error: BaseException) -> None:
         """Raises what is true now: in sessions of its own, because the others may be what failed."""
         move = self._move
-        if self._committed:
-            return
         verb = "cutover" if move.way == "forward" else "rollback"
         late = move.late
         try:
             with move.anew() as fresh:
                 before = fresh.before
-                if before is not None and before.open:
+                # Its last word may have been heard although nobody heard the answer; the command has not run.
+                if before is not None and (before.open or before.id == self._number):
                     give_up(fresh, before)
         except errors.Error as worse:
             raise errors.GateNotMet(
