@@ -34,36 +34,39 @@ def left(
     end: model.Endpoint, slots: Sequence[model.Slot], fenced: str, follow: model.Follow | None
 ) -> tuple[model.Finding, ...]:
     """What a move on its way, or one that nobody ended, means for a copy or a sync."""
-    found = list(abandoned(slots, end))
+    current = "" if follow is None else model.object_name(follow.run, follow.way)
+    found = list(abandoned(slots, end, current=current))
     if fenced:
         make = refuse if end.role == "target" else warn
         fix = "mishika-migrate cutover --abort, rollback or complete"
         found.append(make("fenced", end.label, f"the {end.role} {end.label} is fenced: {fenced}", fix))
-    if follow is not None and follow.ready:
+    if follow is not None and follow.ready and end.role == "target":
         found.append(
             refuse(
                 "target-follows",
                 end.label,
                 f"the target {end.label} {'follows' if follow.way == 'forward' else 'is followed by'} the source"
                 f" since run {follow.run}, which writing to it would disturb",
-                "mishika-migrate cutover, or mishika-migrate complete, which ends the following",
+                f"mishika-migrate {'cutover' if follow.way == 'forward' else 'rollback'}, or mishika-migrate complete,"
+                " which ends the following",
             )
         )
     return tuple(found)
 
 
-def abandoned(slots: Sequence[model.Slot], end: model.Endpoint) -> Iterable[model.Finding]:
-    """Slots that nobody reads from: each keeps all WAL since."""
+def abandoned(slots: Sequence[model.Slot], end: model.Endpoint, *, current: str) -> Iterable[model.Finding]:
+    """Slots that nobody reads from: each keeps all WAL since. The `current` one is still of use."""
     for slot in slots:
-        if not slot.active:
-            yield warn(
-                "abandoned-slot",
-                slot.name,
-                f"nobody reads from slot {slot.name} of the {end.role} {end.label}, which holds back"
-                f" {words.size(slot.retained)} of WAL and fills its disk",
-                "mishika-migrate follow start, or mishika-migrate complete, or by hand SELECT"
-                f" pg_drop_replication_slot({literal(slot.name)});",
-            )
+        if slot.active:
+            continue
+        by_hand = f"mishika-migrate complete, or by hand SELECT pg_drop_replication_slot({literal(slot.name)});"
+        yield warn(
+            "abandoned-slot",
+            slot.name,
+            f"nobody reads from slot {slot.name} of the {end.role} {end.label}, which holds back"
+            f" {words.size(slot.retained)} of WAL and fills its disk",
+            "mishika-migrate follow status, which says why" if slot.name == current else by_hand,
+        )
 
 
 def selection(todo: model.Plan) -> Iterable[model.Finding]:

@@ -23,13 +23,12 @@ app = typer.Typer(help="The target that goes on following the source: how far it
 def servers(face: Face) -> moves.Servers:
     """Both sides, each with the address by which the other one reaches it."""
     from mishika_migrate.operations import moves
-    from mishika_migrate.pg import replication
 
     wanted = face.settings
     source, target = wanted.need_source(), wanted.need_target()
     return {
-        "source": moves.Server(end=source, reaching=replication.reaching(wanted.source_from_target or source)),
-        "target": moves.Server(end=target, reaching=replication.reaching(wanted.target_from_source or target)),
+        "source": moves.Server(end=source, seen=wanted.source_from_target),
+        "target": moves.Server(end=target, seen=wanted.target_from_source),
     }
 
 

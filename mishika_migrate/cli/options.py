@@ -241,7 +241,7 @@ Watch = Annotated[
     bool | None,
     option(
         "--watch/--no-watch",
-        help="Show how fast each given side moves and who is connected, until Ctrl-C.",
+        help="Look again and again, until Ctrl-C, at what moves.",
         rich_help_panel=_RUN,
     ),
 ]

@@ -110,9 +110,11 @@ def _switch(given: dict[str, object], way: model.Way) -> None:
         if found.unmet:
             raise errors.GateNotMet("a gate is not met; nothing was changed", hint="Mend what is listed above.")
         return
-    toward = wanted.need_target() if way == "forward" else wanted.need_source()
-    if way == "forward" and wanted.on_switch is None:
-        face.warn("without --on-switch traffic must be moved by hand: the source takes no writes until then")
+    away, toward = wanted.need_source(), wanted.need_target()
+    if way == "back":
+        away, toward = toward, away
+    if wanted.on_switch is None:
+        face.warn(f"without --on-switch traffic must be moved by hand: {away.label} takes no writes any more")
     face.confirm(f"Move traffic to {toward.label}?", otherwise="nothing was switched")
     perform = _performer(face, wanted.on_switch)
     try:
@@ -200,7 +202,7 @@ def _without(face: Face) -> None:
     face.warn(f"what {source.label} has not received from the target is lost")
     face.confirm(f"Let {source.label} accept writes again?", otherwise="nothing was switched")
     heard = switching.reopen(source)
-    text = f"{source.label} accepts writes again. {heard} When the target is back: `mishika-migrate complete`."
+    text = f"{source.label} accepts writes again.{heard} When the target is back: `mishika-migrate complete`."
     face.result("rollback", {"source": source.label, "lost": "target"}, lambda to: screen.say(to, text))
 
 

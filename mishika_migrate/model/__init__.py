@@ -35,6 +35,7 @@ from mishika_migrate.model.following import (
     Taken,
     Way,
     Writer,
+    object_name,
 )
 from mishika_migrate.model.keyrings import KEY, Aspect, Join, Keyring
 from mishika_migrate.model.plans import (
@@ -193,4 +194,5 @@ __all__ = [
     "Way",
     "Weight",
     "Writer",
+    "object_name",
 ]

@@ -20,6 +20,11 @@ SwitchState = Literal["begun", "fenced", "drained", "proved", "switching", "fini
 operator's command may have run. `undone` is a cutover that was rolled back."""
 
 
+def object_name(run: str, way: Way) -> str:
+    """Of publication, slot and subscription; a slot's may hold lower-case letters, digits and underscores."""
+    return f"mishika_migrate_{run.replace('-', '_')}{'_back' if way == 'back' else ''}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """A replication slot of this tool. `lag` is WAL that its reader has not confirmed, `retained` WAL that the

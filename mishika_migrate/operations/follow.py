@@ -19,6 +19,7 @@ from mishika_migrate.pg import connect, footing, journal, ledger, replication
 _NAME = "mishika-migrate/follow"
 _SETTINGS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}
 _UNDO_SECONDS = 5.0
+_FIRST_SECONDS = 20.0  # PostgreSQL 15 may take 5 s to start a worker
 _OLD_SECONDS = 60.0
 
 
@@ -113,6 +114,11 @@ class Start:
             with connect.translated(self._ends["target"], "the ledger"):
                 journal.set_follow(sessions["target"], ready=True)
             stream.enable(sessions, enabled=True)
+            if stream.drain(sessions, seconds=_FIRST_SECONDS) is None:
+                raise errors.ServerError(
+                    f"a change of {self._ends['source'].label} has not arrived within {_FIRST_SECONDS:g} s",
+                    hint="`mishika-migrate follow status` shows why; --source-from-target may name another server.",
+                )
 
     def undo(self) -> str:
         """Removes what it has made; says what is left and how it goes, empty for nothing.
@@ -125,7 +131,7 @@ class Start:
         threading.Thread(target=self._remove, args=(done,), daemon=True, name="unfollow").start()
         if done.wait(_UNDO_SECONDS):
             return ""
-        name = replication.name(self._run, "forward")
+        name = model.object_name(self._run, "forward")
         return (
             f"Slot and publication {name} of {self._ends['source'].label} could not be removed, and the slot fills its"
             " disk: `mishika-migrate complete` removes them."
@@ -151,7 +157,7 @@ class Start:
             way="forward",
             ends=self._ends,
             tables=self._wanted.tables,
-            reaching=self._wanted.reaching,
+            reaching=lambda: self._wanted.reaching,
             ask=streams.asking(sessions["target"], self._ends["target"]),
         )
 
@@ -214,9 +220,9 @@ def _look(
         delay = stream.drain(sessions, seconds=patience)
     with connect.translated(publisher):
         others = [each for each in replication.slots(sessions[stream.publisher]) if each.name != stream.name]
-    told += following.abandoned(others, publisher)
+    told += following.abandoned(others, publisher, current="")
     if slot is not None and not slot.active:
-        told += following.abandoned([slot], publisher)
+        told += following.abandoned([slot], publisher, current=slot.name)
     if slot is not None and slot.safe is not None and slot.safe < slot.retained:
         told.append(
             findings.warn(
@@ -233,17 +239,24 @@ def _look(
 
 
 def _mend(slot: model.Slot | None, subscription: model.Subscription | None) -> str:
-    if slot is None or slot.lost:
+    if slot is None or slot.lost or subscription is None:
         return "mishika-migrate complete, then copy --follow anew"
-    if subscription is not None and not subscription.enabled:
-        return "remove what is in the way (the server's log names the row), then mishika-migrate follow start"
-    return "mishika-migrate complete, then copy --follow anew"
+    if subscription.errors:
+        return "remove the row that is in the way (the server's log names it), then mishika-migrate follow start"
+    return "mishika-migrate follow start"
 
 
 def set_running(rules: matrix.Matrix, servers: moves.Servers, *, running: bool) -> model.Follow:
     """`follow start` and `follow stop`."""
     with moves.plain(rules, servers) as move:
         follow = _followed(move.ledger, move.end("target"))
+        half = move.before if move.before is not None and move.before.open else move.settled
+        if half is not None and half.state != "finished":
+            verb = "cutover" if half.way == "forward" else "rollback"
+            raise errors.Refused(
+                f"a {verb} has come to no end (it is {half.state}), and following would disturb it",
+                hint=f"End it: `mishika-migrate {verb}`, or give it up: `mishika-migrate cutover --abort`.",
+            )
         stream = move.stream(follow.way)
         slot, subscription = stream.state(move.sessions)
         if subscription is None or slot is None or slot.lost:
@@ -275,9 +288,29 @@ def begun(target: model.Endpoint, *, run: str) -> model.Follow | None:
 def _followed(session: connect.Session, target: model.Endpoint) -> model.Follow:
     with connect.translated(target, "the ledger"):
         found = journal.follow(session) if ledger.exists(session) else None
-    if found is None:
-        raise errors.Refused(f"{target.label} follows nothing", hint="Begin with `mishika-migrate copy --follow`.")
+    if found is None or not found.ready:
+        raise _nothing_follows(session, target, found)
     return found
+
+
+def _nothing_follows(session: connect.Session, target: model.Endpoint, found: model.Follow | None) -> errors.Refused:
+    """Why, and what comes next."""
+    with connect.translated(target, "the ledger"):
+        done = journal.settled(session)
+        before = ledger.unfinished(session)
+    if done is not None:
+        there = "target" if done.way == "forward" else "source"
+        verb = "rollback" if done.way == "forward" else "cutover"
+        return errors.Refused(
+            f"traffic is on the {there} since {done.started}, and nothing follows it",
+            hint=f"`mishika-migrate {verb}` goes back by sync, `mishika-migrate complete` ends the move.",
+        )
+    if found is not None and before is not None and before.run == found.run:
+        return errors.Refused(
+            f"run {found.run} is to follow, and has not copied everything yet",
+            hint="Continue it: `mishika-migrate copy --resume`.",
+        )
+    return errors.Refused(f"{target.label} follows nothing", hint="Begin with `mishika-migrate copy --follow`.")
 
 
 def _stream(follow: model.Follow, servers: moves.Servers, sessions: streams.Sessions) -> streams.Stream:
@@ -287,6 +320,6 @@ def _stream(follow: model.Follow, servers: moves.Servers, sessions: streams.Sess
         way=follow.way,
         ends={role: server.end for role, server in servers.items()},
         tables=follow.tables,
-        reaching=servers[publisher].reaching,
+        reaching=lambda: servers[publisher].reaching,
         ask=streams.asking(sessions["target"], servers["target"].end),
     )

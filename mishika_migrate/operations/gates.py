@@ -100,8 +100,9 @@ def _proof(move: moves.Move) -> model.Gate:
 
 def _columns(move: moves.Move) -> model.Gate:
     assert move.follow is not None
-    ours = move.catalogs[0]
-    if following.fingerprint(ours, move.follow.tables) != move.follow.fingerprint:
+    ours, theirs = (following.fingerprint(catalog, move.follow.tables) for catalog in move.catalogs)
+    # What was changed on both sides alike is the same again.
+    if ours not in (move.follow.fingerprint, theirs):
         said = f"columns or keys of the source {move.end('source').label} have changed since the copy"
         fix = "make the same change on the other side, or take it back; or begin anew: complete, copy --follow"
         return model.Gate(code="schema", passed=False, said=said, fix=fix)

@@ -59,7 +59,7 @@ def both(
         ours, theirs = (future.result() for future in reading)
         chosen = selection.select(rules, ours, wanted, target=theirs)
         unfinished, finished, denied = _ledger(sessions["target"][0], ours, theirs)
-        left = [each for end in ends for each in _left(sessions[end.role][0], end)]
+        left = _left(sessions, ends)
         answers = _survey(sessions, source, target, rules, ours, chosen, wanted)
         answers = dataclasses.replace(answers, unfinished=unfinished, finished=finished)
         span = manner.span if manner else None
@@ -85,11 +85,16 @@ def _ledger(
         return None, "", (privileges.ledger_denied(target, ledger.SCHEMA),)
 
 
-def _left(session: connect.Session, end: model.Endpoint) -> tuple[model.Finding, ...]:
+def _left(sessions: Sessions, ends: Sequence[model.Endpoint]) -> tuple[model.Finding, ...]:
     """What a move that is under way, or was left so, means for whatever would be done now."""
-    with connect.translated(end):
-        follow = journal.follow(session) if end.role == "target" else None
-        return following.left(end, replication.slots(session), fence.standing(session), follow)
+    found: list[model.Finding] = []
+    follow = None
+    for end in reversed(ends):
+        session = sessions[end.role][0]
+        with connect.translated(end):
+            follow = journal.follow(session) if end.role == "target" else follow
+            found += following.left(end, replication.slots(session), fence.standing(session), follow)
+    return tuple(found)
 
 
 def one(rules: matrix.Matrix, endpoint: model.Endpoint) -> model.Catalog:

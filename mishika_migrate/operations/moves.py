@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 from mishika_migrate import errors, history, matrix, model, selection
 from mishika_migrate.operations import levelling, scopes, streams, verify
 from mishika_migrate.operations import sync as syncing
-from mishika_migrate.pg import connect, fence, journal, ledger
+from mishika_migrate.pg import connect, fence, journal, ledger, replication
 
 _T = TypeVar("_T")
 
@@ -30,10 +30,15 @@ _GRACE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """One side. `reaching` is the connection string by which the other server reaches it."""
+    """One side. `seen` is its address as the other server has to write it, None where that is the same."""
 
     end: model.Endpoint
-    reaching: str
+    seen: model.Endpoint | None = None
+
+    @property
+    def reaching(self) -> str:
+        """The connection string by which the other server reaches it; see `replication.reaching`."""
+        return replication.reaching(self.seen or self.end, own=self.seen is None)
 
 
 Servers = Mapping[model.Role, Server]
@@ -108,7 +113,7 @@ class Move:
             way=way,
             ends={role: server.end for role, server in self.servers.items()},
             tables=self.follow.tables,
-            reaching=self.servers[publisher].reaching,
+            reaching=lambda: self.servers[publisher].reaching,
             ask=self.ask,
         )
 
@@ -121,6 +126,7 @@ class Move:
     def choose(self, method: Literal["auto", "replication", "sync"]) -> None:
         """By which way the last changes go, and why."""
         following = self.follow is not None and self.follow.ready
+        broken = self._broken() if following and self.way == "back" else ""
         if self.unended is not None:
             self.method, self.why = self.unended.method, "an earlier attempt began so"
             return
@@ -134,9 +140,19 @@ class Move:
                 f"{self.toward.label} does not follow {self.away.label}",
                 hint="Begin with `mishika-migrate copy --follow`, or use --method sync.",
             )
+        if broken and method == "auto":
+            self.method, self.why = "sync", broken
+            return
         self.method = "replication" if following else "sync"
         follows = f"{self.toward.label} follows {self.away.label}"
         self.why = "as asked for" if method != "auto" else follows if following else "nothing follows"
+
+    def _broken(self) -> str:
+        """Why the old side will never have the new one's changes by replication; empty where it may."""
+        slot, subscription = self.stream(self.way).state(self.sessions)
+        if slot is not None and not slot.lost and subscription is not None:
+            return ""
+        return streams.trouble(self.away, self.toward, slot, subscription)
 
     @property
     def unended(self) -> model.Switch | None:

@@ -40,7 +40,7 @@ def asking(session: connect.Session, target: model.Endpoint) -> Ask:
 class Stream:
     """The changes of `tables` on one side, applied on the other.
 
-    `reaching` is the connection string by which the subscriber's server reaches the publisher's.
+    `reaching` gives the connection string by which the subscriber's server reaches the publisher's.
     """
 
     def __init__(
@@ -50,27 +50,38 @@ class Stream:
         way: model.Way,
         ends: Mapping[model.Role, model.Endpoint],
         tables: Sequence[str],
-        reaching: str,
+        reaching: Callable[[], str],
         ask: Ask,
     ) -> None:
-        self.run, self.way, self.name = run, way, replication.name(run, way)
+        self.run, self.way, self.name = run, way, model.object_name(run, way)
         self.publisher: model.Role = "source" if way == "forward" else "target"
         self.subscriber: model.Role = "target" if way == "forward" else "source"
         self._ends, self._tables, self._reaching, self._ask = ends, tables, reaching, ask
 
     # -- making -----------------------------------------------------------------------------------
 
-    def publish(self, sessions: Sessions) -> None:
+    def publish(self, sessions: Sessions, *, narrow: bool = False) -> None:
+        """A `narrow` publication has the heartbeat alone, until it is widened."""
         for role in ("source", "target"):
             with self._blamed(role, "heartbeat"):
                 self._note(role, "heartbeat", "mishika_migrate.heartbeat")
                 replication.make_heartbeat(sessions[role], self.publisher)
-        schema = self._ends[self.publisher].schema
-        tables = [model.TableName(schema=schema, name=table) for table in self._tables]
+        tables = [] if narrow else self._places()
         with self._blamed(self.publisher, f"publication {self.name}"):
             self._note(self.publisher, "publication", self.name)
             replication.unpublish(sessions[self.publisher], self.name)
             replication.publish(sessions[self.publisher], self.name, [*tables, replication.HEARTBEAT])
+
+    def widen(self, sessions: Sessions) -> None:
+        """From now on changes of the tables go, too."""
+        with self._blamed(self.publisher, f"publication {self.name}"):
+            replication.widen(sessions[self.publisher], self.name, self._places())
+        with self._blamed(self.subscriber, f"subscription {self.name}"):
+            replication.refresh(sessions[self.subscriber], self.name)
+
+    def _places(self) -> list[model.TableName]:
+        schema = self._ends[self.publisher].schema
+        return [model.TableName(schema=schema, name=table) for table in self._tables]
 
     @contextlib.contextmanager
     def snapshot(self, sessions: Sessions, *, session: str, stopping: Callable[[], bool]) -> Iterator[str]:
@@ -96,7 +107,7 @@ class Stream:
                 self.name,
                 slot=self.name,
                 publication=self.name,
-                reaching=self._reaching,
+                reaching=self._reaching(),
                 enabled=enabled,
             )
 
@@ -191,8 +202,8 @@ def trouble(
         return f"the {subscriber.role} {subscriber.label} has no subscription any more"
     if not subscription.enabled and subscription.errors:
         return (
-            f"a row could not be applied on the {subscriber.role} {subscriber.label}, and the subscription"
-            f" {subscription.name} has stopped: its log says which"
+            f"a row could not be applied on the {subscriber.role} {subscriber.label}, or the {publisher.role} went away"
+            f" amid its changes, and the subscription {subscription.name} has stopped: its log says which"
         )
     if not subscription.enabled:
         return f"the subscription {subscription.name} of the {subscriber.role} {subscriber.label} is stopped"

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 from mishika_migrate import errors, events, findings, matrix, model, words
-from mishika_migrate.operations import gates, levelling, moves, verify
+from mishika_migrate.operations import gates, levelling, moves, streams, verify
 from mishika_migrate.operations import sync as syncing
 from mishika_migrate.pg import connect, ddl, fence, journal, replication
 
@@ -38,6 +38,12 @@ def foresee(rules: matrix.Matrix, servers: moves.Servers, way: model.Way, *, opt
     """Every gate, and what each step would take; changes nothing but a heartbeat."""
     with moves.opened(rules, servers, way, method=options.method, timeout=None) as move:
         _refuse_order(move)
+        if move.unended is not None:
+            said = f"the earlier attempt goes on, and traffic to {move.toward.label}"
+            steps = [model.Taken(name="switch", said=said, seconds=0.0)]
+            return model.Switched(
+                way=way, method=move.method, why=move.why, gates=(), steps=tuple(steps), pause=0.0, run=move.run
+            )
         found = gates.pass_all(move, options)
         steps = [
             model.Taken(name="fence", said=f"no writes on {move.away.label}", seconds=0.05),
@@ -227,7 +233,8 @@ class CommandFailed(errors.GateNotMet):
     """The operator's command did not end well, and may have moved some of the traffic."""
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(error.message if isinstance(error, errors.Error) else "interrupted")
+        stopped = isinstance(error, errors.Interrupted) or not isinstance(error, errors.Error)
+        super().__init__("interrupted while the command of --on-switch ran" if stopped else str(error))
 
 
 class _Switch:
@@ -248,6 +255,8 @@ class _Switch:
         move, self._gates = self._move, gates_
         now = move.now()
         if move.method == "sync":
+            if move.follow is not None:
+                move.stream(move.way).remove(move.sessions)  # broken, or it would have been taken
             with self._step("level", f"{move.toward.label} is brought level once, while traffic goes on"):
                 self._prepare()
                 self._pass()
@@ -256,6 +265,9 @@ class _Switch:
             lambda session: journal.begin_switch(session, run=move.run, way=move.way, method=move.method)
         )
         try:
+            if self._returns:
+                with self._step("way back", f"{move.away.label} is ready to follow {move.toward.label}"):
+                    self._prepare_return()
             with move.limited():
                 self._under_the_fence(now)
         except BaseException as error:
@@ -278,7 +290,8 @@ class _Switch:
             move.enter(number, "drained")
         with self._step("sequences", f"{words.count(len(move.sequences), 'sequence')} set ahead"):
             self._set_sequences()
-        with self._step("proof", "all keys, core tables and recent history are equal; the way back is there"):
+        back = "; the way back is there" if self._returns else ""
+        with self._step("proof", f"all keys, core tables and recent history are equal{back}"):
             self._prove(_since(now))
         move.enter(number, "switching")
         # Nothing may follow this in here: from now on the new side may have traffic.
@@ -300,6 +313,7 @@ class _Switch:
         with connect.translated(move.away):
             tables = fence.tables(session, move.away.schema)
         message = f"this database takes no writes: its traffic goes to {move.toward.label} (mishika-migrate {move.run})"
+        undo = "rollback" if move.way == "forward" else "cutover"
         attempts = 0
         while True:
             attempts += 1
@@ -309,7 +323,7 @@ class _Switch:
                         session,
                         tables,
                         message=message,
-                        hint="Connect to the new server. `mishika-migrate rollback` would come back here.",
+                        hint=f"Connect to the new server. `mishika-migrate {undo}` would come back here.",
                         patience=_SHORT_SECONDS if attempts <= _SHORT_TRIES else _LONG_SECONDS,
                     )
                 return
@@ -354,21 +368,34 @@ class _Switch:
     def _returns(self) -> bool:
         return self._move.method == "replication" and self._options.way_back
 
+    def _prepare_return(self) -> None:
+        """All of the way back but the tables: a slot and a worker take their time, in PostgreSQL 15 up to 5 s."""
+        move, stream = self._move, self._opposite
+        stream.remove(move.sessions)
+        stream.publish(move.sessions, narrow=True)
+        stream.slot(move.sessions)
+        stream.subscribe(move.sessions)
+        self._arrive(move.sessions)
+
     def _return(self) -> None:
         """Changes of the new side flow to the old one, which is proven before they matter."""
         move = self._move
         # Before 16 rows would go round in circles.
         move.stream(move.way).enable(move.returning, enabled=False)
-        stream = move.stream("back" if move.way == "forward" else "forward")
-        stream.remove(move.returning)
-        stream.publish(move.returning)
-        stream.slot(move.returning)
-        stream.subscribe(move.returning)
-        if stream.drain(move.returning, seconds=self._options.timeout) is None:
+        self._opposite.widen(move.returning)
+        self._arrive(move.returning)
+
+    def _arrive(self, sessions: Mapping[model.Role, connect.Session]) -> None:
+        move = self._move
+        if self._opposite.drain(sessions, seconds=self._options.timeout) is None:
             raise errors.GateNotMet(
                 f"changes of {move.toward.label} do not arrive on {move.away.label}",
                 hint="See the log of that server, or go without a way back: --no-way-back.",
             )
+
+    @property
+    def _opposite(self) -> streams.Stream:
+        return self._move.stream("back" if self._move.way == "forward" else "forward")
 
     # -- sync instead of replication --------------------------------------------------------------
 
@@ -412,8 +439,8 @@ class _Switch:
                 raise CommandFailed(error) from error
         pause = time.monotonic() - self._fenced if self._fenced else 0.0
         other: model.Way = "back" if move.way == "forward" else "forward"
-        if move.method == "replication":
-            move.ask(lambda session: journal.set_follow(session, way=other, ready=self._options.way_back))
+        if move.follow is not None:
+            move.ask(lambda session: journal.set_follow(session, way=other, ready=self._returns))
         move.ask(lambda session: journal.supersede(session, move.way))
         move.enter(number, "finished")
         left: list[str] = []
@@ -472,5 +499,8 @@ def reopen(source: model.Endpoint) -> str:
     """The source accepts writes again, whatever becomes of the target; says how far it had got with its changes."""
     with connect.session(source, name=moves.NAME) as session:
         row = replication.last_heard(session, "target")
+        # Should the target come back, its changes would overwrite what is written here from now on.
+        for each in replication.subscriptions(session):
+            replication.enable(session, each.name, enabled=False)
         fence.lift(session)
-    return f"The last sign of the target is {row}." if row else ""
+    return f" The last sign of the target is of {row}." if row else ""

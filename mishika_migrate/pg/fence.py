@@ -75,12 +75,17 @@ def raise_(
         )
         session.execute(_FUNCTION.format(body=_literal(body)).encode())
         session.execute("SET LOCAL client_min_messages = error")
+        # CREATE OR REPLACE TRIGGER came with 14; a DROP waits for readers, too.
+        replacing = session.info.server_version >= 14_00_00
         for table in fenced:
+            names = {"trigger": sql.Identifier(TRIGGER), "table": _name(table)}
+            if not replacing:
+                session.execute(sql.SQL("DROP TRIGGER IF EXISTS {trigger} ON {table}").format(**names))
             session.execute(
                 sql.SQL(
-                    "CREATE OR REPLACE TRIGGER {} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {}"
+                    "CREATE {replace} TRIGGER {trigger} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table}"
                     " FOR EACH STATEMENT EXECUTE FUNCTION mishika_migrate.fence()"
-                ).format(sql.Identifier(TRIGGER), _name(table))
+                ).format(replace=sql.SQL("OR REPLACE" if replacing else ""), **names)
             )
 
 

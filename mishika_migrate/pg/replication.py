@@ -20,11 +20,6 @@ OLDEST = 15_00_00
 """The oldest server on either side: CREATE_REPLICATION_SLOT's options, `disable_on_error`, error counts."""
 
 
-def name(run: str, way: model.Way) -> str:
-    """Of publication, slot and subscription; a slot's may hold lower-case letters, digits and underscores."""
-    return f"{PREFIX}{run.replace('-', '_')}{'_back' if way == 'back' else ''}"
-
-
 # -- publications ---------------------------------------------------------------------------------
 
 
@@ -34,6 +29,22 @@ def publish(session: connect.Session, name: str, tables: Sequence[model.TableNam
         sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)").format(
             sql.Identifier(name), sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in tables)
         )
+    )
+
+
+def widen(session: connect.Session, name: str, tables: Sequence[model.TableName]) -> None:
+    """These tables too, from the next transaction on."""
+    session.execute(
+        sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(
+            sql.Identifier(name), sql.SQL(", ").join(sql.Identifier(table.schema, table.name) for table in tables)
+        )
+    )
+
+
+def refresh(session: connect.Session, name: str) -> None:
+    """The subscriber looks again what is published; rows that are there already are not copied."""
+    session.execute(
+        sql.SQL("ALTER SUBSCRIPTION {} REFRESH PUBLICATION WITH (copy_data = false)").format(sql.Identifier(name))
     )
 
 
@@ -138,14 +149,22 @@ def _whole(value: object) -> int:
 # -- subscriptions --------------------------------------------------------------------------------
 
 
+_UNLOGGED = """
+SELECT set_config('log_min_error_statement', 'panic', false)
+WHERE has_parameter_privilege('log_min_error_statement', 'SET')
+"""
+
+
 def subscribe(
     session: connect.Session, name: str, *, slot: str | None, publication: str, reaching: str, enabled: bool
 ) -> None:
     """Follows the slot without copying. The server connects to `reaching` for it, so that a wrong address fails here.
 
     A row that cannot be applied disables it instead of being tried for ever. From 16 on nothing is
-    sent back that came from the other side.
+    sent back that came from the other side. Should the statement fail, it stays out of the server's log where the
+    role may say so: it holds a password.
     """
+    session.execute(_UNLOGGED.encode() if session.info.server_version >= 15_00_00 else "SELECT")
     options = [
         sql.SQL("create_slot = false"),
         sql.SQL("copy_data = false"),
@@ -298,14 +317,23 @@ def last_heard(session: connect.Session, side: model.Role) -> str:
     return str(row[0]) if row and row[0] else ""
 
 
-def reaching(endpoint: model.Endpoint) -> str:
-    """The address as another server can use it: without what belongs to this machine's client alone."""
+def reaching(endpoint: model.Endpoint, *, own: bool) -> str:
+    """The address as another server can use it; `own` says that it was written for this machine.
+
+    Raises `errors.ConfigurationError` where it names no host: the other server would take that for itself.
+    """
     given = conninfo.conninfo_to_dict(endpoint.conninfo)
     kept = {key: value for key, value in given.items() if value is not None and key not in _OWN}
+    if not (kept.get("host") or kept.get("hostaddr") or (kept.get("service") and not own)):
+        other = "target" if endpoint.role == "source" else "source"
+        raise errors.ConfigurationError(
+            f"the address of the {endpoint.role} names no host that the {other}'s server could connect to",
+            hint=f"Give it as that server reaches it: --{endpoint.role}-from-{other} URL.",
+        )
+    if own:
+        kept.pop("service", None)
     return conninfo.make_conninfo("", **kept)
 
 
-# What a file or a program of this machine says, or the server refuses in a subscription.
-_OWN = frozenset(
-    {"application_name", "fallback_application_name", "client_encoding", "options", "service", "replication"}
-)
+# What a program of this machine says of itself, or the server refuses in a subscription.
+_OWN = frozenset({"application_name", "fallback_application_name", "client_encoding", "options", "replication"})

@@ -34,8 +34,15 @@ def page() -> str:
     """The whole page, as Markdown."""
     root: Any = typer.main.get_command(main.app)
     parts = [_TOP.format(help=root.help)]
-    parts += ["\n".join(_command(name, command)) for name, command in root.commands.items()]
+    parts += ["\n".join(_command(name, command)) for name, command in _commands(root)]
     return "\n".join(parts)
+
+
+def _commands(root: Any) -> Iterator[tuple[str, Any]]:
+    """With those of groups, by their whole names."""
+    for name, command in root.commands.items():
+        yield name, command
+        yield from ((f"{name} {part}", each) for part, each in getattr(command, "commands", {}).items())
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
