@@ -224,9 +224,8 @@ def _differs(proof: model.Proof, move: moves.Move) -> errors.GateNotMet:
 # -- the switch itself ----------------------------------------------------------------------------
 
 
-# A wait longer than deadlock_timeout (1 s) makes the server end a writer that we are in a deadlock with; but only a
-# longer one makes it end an autovacuum.
-_SHORT_SECONDS, _SHORT_TRIES, _LONG_SECONDS = 0.6, 4, 3.0
+# Longer than deadlock_timeout (1 s), after which the server ends an autovacuum that is in our way.
+_LOCK_SECONDS = 3.0
 
 
 class CommandFailed(errors.GateNotMet):
@@ -324,16 +323,14 @@ class _Switch:
                         tables,
                         message=message,
                         hint=f"Connect to the new server. `mishika-migrate {undo}` would come back here.",
-                        patience=_SHORT_SECONDS if attempts <= _SHORT_TRIES else _LONG_SECONDS,
+                        patience=_LOCK_SECONDS,
                     )
                 return
             except errors.ServerError as error:
-                if error.sqlstate not in ("55P03", "40P01") or move.late:
+                if error.sqlstate != "55P03" or move.late:
                     raise
                 if attempts == 1:
                     self._emit(events.Noticed(message=f"waiting for who writes on {move.away.label}: {error.message}"))
-            # Those who queued up behind us have their turn.
-            time.sleep(0.2)
 
     def _drain(self) -> None:
         move = self._move

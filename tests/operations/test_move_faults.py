@@ -240,7 +240,7 @@ def test_network_cut_in_the_drain_lifts_the_fence(
     through = Move(move.source, move.target, tmp_path, run, start, reaching=way.url(move.source))
     through.follow()
     writes = traffic(through)
-    with held_at_the_fence(through, "--timeout", "4s") as (program, session):
+    with held_at_the_fence(through, "--timeout", "2s") as (program, session):
         if how == "cut":
             way.refuse = True
             way.cut()
@@ -267,10 +267,10 @@ def test_network_cut_in_the_drain_lifts_the_fence(
 
 def test_transaction_that_does_not_end_lifts_the_fence(following: Move, traffic: Drive) -> None:
     writes = traffic(following)
-    with held_at_the_fence(following, "--timeout", "3s") as (program, session):
+    with held_at_the_fence(following, "--timeout", "2s") as (program, session):
         done = program.ended()
         assert done.status == 7, done.err
-        assert "fence to switch took longer than 3 s" in done.err
+        assert "fence to switch took longer than 2 s" in done.err
         assert following.switch == "aborted"
         writes.goes_on("source")
         session.commit()
