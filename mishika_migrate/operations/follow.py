@@ -218,9 +218,11 @@ def _look(
         told.append(findings.warn("not-following", stream.name, broken, _mend(slot, subscription)))
     else:
         delay = stream.drain(sessions, seconds=patience)
-    with connect.translated(publisher):
-        others = [each for each in replication.slots(sessions[stream.publisher]) if each.name != stream.name]
-    told += following.abandoned(others, publisher, current="")
+    # On either side: a switch that was killed at its very end leaves the slot of the former way.
+    for role, server in servers.items():
+        with connect.translated(server.end):
+            others = [each for each in replication.slots(sessions[role]) if each.name != stream.name]
+        told += following.abandoned(others, server.end, current="")
     if slot is not None and not slot.active:
         told += following.abandoned([slot], publisher, current=slot.name)
     if slot is not None and slot.safe is not None and slot.safe < slot.retained:

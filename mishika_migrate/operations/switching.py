@@ -226,6 +226,7 @@ def _differs(proof: model.Proof, move: moves.Move) -> errors.GateNotMet:
 
 # Longer than deadlock_timeout (1 s), after which the server ends an autovacuum that is in our way.
 _LOCK_SECONDS = 3.0
+_READY_SECONDS = 20.0
 
 
 class CommandFailed(errors.GateNotMet):
@@ -372,7 +373,8 @@ class _Switch:
         stream.publish(move.sessions, narrow=True)
         stream.slot(move.sessions)
         stream.subscribe(move.sessions)
-        self._arrive(move.sessions)
+        # Nobody is kept from writing yet: --timeout is the fence's.
+        self._arrive(move.sessions, seconds=max(self._options.timeout, _READY_SECONDS))
 
     def _return(self) -> None:
         """Changes of the new side flow to the old one, which is proven before they matter."""
@@ -380,11 +382,11 @@ class _Switch:
         # Before 16 rows would go round in circles.
         move.stream(move.way).enable(move.returning, enabled=False)
         self._opposite.widen(move.returning)
-        self._arrive(move.returning)
+        self._arrive(move.returning, seconds=self._options.timeout)
 
-    def _arrive(self, sessions: Mapping[model.Role, connect.Session]) -> None:
+    def _arrive(self, sessions: Mapping[model.Role, connect.Session], *, seconds: float) -> None:
         move = self._move
-        if self._opposite.drain(sessions, seconds=self._options.timeout) is None:
+        if self._opposite.drain(sessions, seconds=seconds) is None:
             raise errors.GateNotMet(
                 f"changes of {move.toward.label} do not arrive on {move.away.label}",
                 hint="See the log of that server, or go without a way back: --no-way-back.",

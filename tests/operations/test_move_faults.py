@@ -158,6 +158,13 @@ def test_killed_complete_is_ended_by_another(
     writes.assert_kept(tapped.target)
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_slot_that_nobody_reads_is_told_on_either_side(side: str, following: Move) -> None:
+    ask(following.url(side), "SELECT pg_create_logical_replication_slot('mishika_migrate_left', 'pgoutput')")
+    seen = following.well("follow", "status")
+    assert "slot mishika_migrate_left" in seen.out + seen.err
+
+
 # -- servers restart ------------------------------------------------------------------------------
 
 
@@ -225,9 +232,10 @@ def held_at_the_fence(move: Move, *words: str) -> Iterator[tuple[Program, psycop
         program = move.start(*move.over(), *words)
         waits = (
             "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'mishika-migrate/switch%'"
-            " AND wait_event_type = 'Lock' AND query LIKE 'LOCK TABLE%' AND datname = current_database())"
+            " AND wait_event_type = 'Lock' AND datname = current_database())"
         )
-        wait_until(lambda: ask(move.source, waits))
+        wait_until(lambda: not program.running or ask(move.source, waits))
+        assert program.running, program.said()
         yield program, session
 
 
