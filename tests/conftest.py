@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,3 +18,6 @@ _ENOUGH = 8 << 30
 if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ENOUGH:
     os.environ["TMPDIR"] = str(_MEMORY)
     tempfile.tempdir = None
+
+# Started by nohup, every program of the tests would ignore a hangup.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -183,10 +183,12 @@ class _Processes(_Elsewhere):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait, cancel_futures=cancel_futures)
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
         # Whatever they have done is committed or rolled back, and their own way out takes a while.
         self.kill()
+        if self._pool is not None:
+            # Its thread must be over before the interpreter ends: Python 3.11 wakes it without a lock
+            # then, and prints a traceback (OSError: bad file descriptor) when it ends just at that moment.
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager

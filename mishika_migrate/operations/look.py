@@ -58,41 +58,51 @@ def both(
         reading = [pool.submit(_catalog, sessions[end.role][0], end, rules) for end in ends]
         ours, theirs = (future.result() for future in reading)
         chosen = selection.select(rules, ours, wanted, target=theirs)
-        unfinished, finished, denied = _ledger(sessions["target"][0], ours, theirs)
-        left = _left(sessions, ends)
+        books = _ledger(sessions["target"][0], ours, theirs)
+        left = _left(sessions, ends, books.follow)
         answers = _survey(sessions, source, target, rules, ours, chosen, wanted)
-        answers = dataclasses.replace(answers, unfinished=unfinished, finished=finished)
+        answers = dataclasses.replace(answers, unfinished=books.unfinished, finished=books.finished)
         span = manner.span if manner else None
         answers = dataclasses.replace(answers, **_times(sessions, rules, ours, theirs, chosen, span))
     seen = foresight.Foresight()
     if not (answers.same_database or answers.pooled) and min(ours.version, theirs.version) >= model.OLDEST_SERVER:
         seen = foresight.look(rules, ours, theirs, chosen, span=span, counting=counting)
         answers = dataclasses.replace(answers, collisions=seen.collisions)
-    made = plan.build(rules, ours, theirs, chosen, answers, wanted, manner=manner, implied=[*denied, *left, *implied])
-    return Look(plan=made, catalogs=(ours, theirs), unfinished=unfinished, effects=seen.effects)
+    implied = [*books.denied, *left, *implied]
+    made = plan.build(rules, ours, theirs, chosen, answers, wanted, manner=manner, implied=implied)
+    return Look(plan=made, catalogs=(ours, theirs), unfinished=books.unfinished, effects=seen.effects)
 
 
-def _ledger(
-    session: connect.Session, source: model.Catalog, target: model.Catalog
-) -> tuple[model.Unfinished | None, str, tuple[model.Finding, ...]]:
-    """What an earlier run left, the latest that finished from this source, or why nobody can tell."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Books:
+    """What the target's ledger tells: the run left unfinished, the last that finished from this source."""
+
+    unfinished: model.Unfinished | None = None
+    finished: str = ""
+    follow: model.Follow | None = None
+    denied: tuple[model.Finding, ...] = ()
+
+
+def _ledger(session: connect.Session, source: model.Catalog, target: model.Catalog) -> _Books:
+    """Or why nobody can tell."""
     try:
         with connect.translated(target.endpoint):
             runs = (run for run in ledger.runs(session) if run.state == "finished")
-            finished = next((run.id for run in runs if run.source == source.endpoint.label), "")
-            return ledger.unfinished(session), finished, ()
+            return _Books(
+                unfinished=ledger.unfinished(session),
+                finished=next((run.id for run in runs if run.source == source.endpoint.label), ""),
+                follow=journal.follow(session),
+            )
     except errors.Denied:
-        return None, "", (privileges.ledger_denied(target, ledger.SCHEMA),)
+        return _Books(denied=(privileges.ledger_denied(target, ledger.SCHEMA),))
 
 
-def _left(sessions: Sessions, ends: Sequence[model.Endpoint]) -> tuple[model.Finding, ...]:
+def _left(sessions: Sessions, ends: Sequence[model.Endpoint], follow: model.Follow | None) -> tuple[model.Finding, ...]:
     """What a move that is under way, or was left so, means for whatever would be done now."""
     found: list[model.Finding] = []
-    follow = None
     for end in reversed(ends):
         session = sessions[end.role][0]
         with connect.translated(end):
-            follow = journal.follow(session) if end.role == "target" else follow
             found += following.left(end, replication.slots(session), fence.standing(session), follow)
     return tuple(found)
 

@@ -6,6 +6,7 @@ Imports the words only. Nothing else in the package catches a psycopg exception.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import os
 import re
@@ -233,17 +234,21 @@ def versions() -> str:
 
 def cancel(prefix: str) -> None:
     """Asks the servers to stop what sessions with such names wait for; returns at once."""
+    calls = []
     with _guard:
-        calls = [
-            _canceller(connection)
-            for connection, name in _sessions.items()
-            if name.startswith(prefix)
-            and not connection.closed
-            and connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
-        ]
+        for connection, name in _sessions.items():
+            if name.startswith(prefix) and connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+                with contextlib.suppress(psycopg.Error):  # it ends just now
+                    calls.append(_canceller(connection))
     for call in calls:
         # Each needs a connection of its own, which on a dead network takes its time.
-        threading.Thread(target=call, daemon=True, name="cancel").start()
+        threading.Thread(target=_quietly, args=(call,), daemon=True, name="cancel").start()
+
+
+def _quietly(call: Callable[[], None]) -> None:
+    """The session may have ended by itself; its worker reports what it saw."""
+    with contextlib.suppress(psycopg.Error):
+        call()
 
 
 def _canceller(connection: Session) -> Callable[[], None]:
@@ -257,7 +262,7 @@ def _cancel(request: pq.abc.PGcancelConn) -> None:
     request.start()
     while (wanted := request.poll()) != pq.PollingStatus.OK:
         if wanted == pq.PollingStatus.FAILED:
-            return  # the session may have ended by itself; its worker reports what it saw
+            return
         with selectors.DefaultSelector() as selector:
             reading = wanted == pq.PollingStatus.READING
             selector.register(request.socket, selectors.EVENT_READ if reading else selectors.EVENT_WRITE)
@@ -272,14 +277,17 @@ def sever(prefix: str) -> None:
     """
     with _guard:
         for connection, name in _sessions.items():
-            if name.startswith(prefix) and not connection.closed:
-                end = socket.socket(fileno=connection.pgconn.socket)
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass  # the other end was faster
-                finally:
-                    end.detach()
+            if name.startswith(prefix):
+                with contextlib.suppress(psycopg.Error, OSError):  # it ends just now, or the other end was faster
+                    _cut(connection.pgconn.socket)
+
+
+def _cut(number: int) -> None:
+    end = socket.socket(fileno=number)
+    try:
+        end.shutdown(socket.SHUT_RDWR)
+    finally:
+        end.detach()
 
 
 @contextmanager

@@ -20,6 +20,12 @@ PASS, WORD = "mishika_migrate.pass", "on"
 
 _STATE = "25006"  # read_only_sql_transaction, which clients know from standbys
 
+# Not to_regproc: a role without a right to the schema is told 42501 by it.
+_OID = (
+    "(SELECT f.oid FROM pg_proc f JOIN pg_namespace s ON s.oid = f.pronamespace"
+    " WHERE s.nspname = 'mishika_migrate' AND f.proname = 'fence')"
+)
+
 _FUNCTION = """
 CREATE SCHEMA IF NOT EXISTS mishika_migrate;
 CREATE OR REPLACE FUNCTION mishika_migrate.fence() RETURNS trigger LANGUAGE plpgsql SET search_path = '' AS {body}
@@ -92,16 +98,18 @@ def lift(session: connect.Session) -> None:
 
 
 def exists(session: connect.Session) -> bool:
-    row = session.execute("SELECT to_regproc('mishika_migrate.fence') IS NOT NULL").fetchone()
+    row = session.execute(f"SELECT {_OID} IS NOT NULL".encode()).fetchone()
     return bool(row and row[0])
 
 
 def standing(session: connect.Session) -> str:
     """The message with which writes are turned away; empty when they are not."""
     row = session.execute(
-        "SELECT substring(prosrc FROM 'MESSAGE = ''(([^'']|'''')*)''') FROM pg_proc"
-        " WHERE oid = to_regproc('mishika_migrate.fence')"
-        " AND EXISTS (SELECT FROM pg_trigger WHERE tgfoid = pg_proc.oid AND tgenabled <> 'D')"
+        (
+            "SELECT substring(prosrc FROM 'MESSAGE = ''(([^'']|'''')*)''') FROM pg_proc"
+            f" WHERE oid = {_OID}"
+            " AND EXISTS (SELECT FROM pg_trigger WHERE tgfoid = pg_proc.oid AND tgenabled <> 'D')"
+        ).encode()
     ).fetchone()
     return str(row[0]).replace("''", "'") if row and row[0] else ""
 
@@ -109,9 +117,11 @@ def standing(session: connect.Session) -> str:
 def remove(session: connect.Session, *, patience: float) -> None:
     """Takes the triggers away, each as soon as nobody uses its table (55P03 after `patience` seconds)."""
     found = session.execute(
-        "SELECT n.nspname::text, c.relname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
-        " JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE t.tgfoid = to_regproc('mishika_migrate.fence') AND t.tgparentid = 0"
+        (
+            "SELECT n.nspname::text, c.relname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace"
+            f" WHERE t.tgfoid = {_OID} AND t.tgparentid = 0"
+        ).encode()
     ).fetchall()
     for schema, table in found:
         with connect.transaction(session):

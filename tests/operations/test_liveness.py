@@ -26,7 +26,10 @@ NEW_LOG = (
     " completion_tokens, \"startTime\", \"endTime\") VALUES ('{0}', '', '', 0, 0, 0, 0, {1}, {1})"
 )
 NOW = "clock_timestamp() AT TIME ZONE 'UTC'"
-CUTOVER = "INSERT INTO mishika_migrate.cutover (run, way, method, state, finished) VALUES ('r', '{}', 'sync', '{}', {})"
+CUTOVER = (
+    "INSERT INTO mishika_migrate.cutover (id, run, way, method, state, finished)"
+    " SELECT count(*) + 1, 'r', '{}', 'sync', '{}', {} FROM mishika_migrate.cutover"
+)
 
 
 @pytest.fixture
