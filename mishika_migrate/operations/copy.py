@@ -179,6 +179,8 @@ class _Copy:
             raise self._ended(error) from error
         if follows:
             self._go_on()
+        else:
+            self._unfollow()
         self._emit(events.RunFinished(run=self._run, accounts=books, seconds=time.monotonic() - self._began))
         if self._proof is not None and self._proof.different:
             raise errors.Different(
@@ -385,6 +387,11 @@ class _Copy:
             ) from error
         self._emit(events.Noticed(message=f"{self._target.label} follows {self._source.label}"))
 
+    def _unfollow(self) -> None:
+        """A slot that nobody reads from fills the source's disk."""
+        if self._start is not None and (left := self._start.undo()):
+            self._emit(events.Noticed(message=left))
+
     def _stage(self, stage: model.Stage) -> None:
         tasks = list(self._tasks(stage))
         if not tasks:
@@ -483,8 +490,7 @@ class _Copy:
         """What is true now, in the ledger and as an error with the right exit status."""
         signal = self._stopping()
         self._release()
-        if self._start is not None and (left := self._start.undo()):
-            self._emit(events.Noticed(message=left))
+        self._unfollow()
         if not self._entered:
             return endings.interrupted(signal, "nothing was written", endings.AGAIN) if signal else endings.own(error)
         text = f"stopped by signal {signal}" if signal else str(error)

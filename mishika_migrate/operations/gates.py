@@ -43,8 +43,11 @@ def pass_all(move: moves.Move, wanted: Wanted) -> Found:
     found: list[model.Gate] = []
     delay = None
     if move.method == "replication":
-        lag, delay = _lag(move, wanted.max_lag)
-        found += [_alive(move), lag, _proof(move), _columns(move)]
+        found.append(_alive(move))
+        if found[0].passed:
+            lag, delay = _lag(move, wanted.max_lag)
+            found.append(lag)
+        found += [_proof(move), _columns(move)]
         if wanted.way_back:
             found += list(_way_back(move))
     else:
@@ -150,9 +153,7 @@ def _way_back(move: moves.Move) -> Iterator[model.Gate]:
         reaching = move.servers[publisher.role].reaching
         try:
             with connect.translated(subscriber):
-                replication.reaches(
-                    here, f"{replication.PREFIX}probe", publication="mishika_migrate", reaching=reaching
-                )
+                replication.reaches(here, _PROBE, publication=_PROBE, reaching=reaching)
         except errors.ServerError as error:
             wrong.append(
                 f"{subscriber.label} cannot reach {publisher.label}: {error.message.rpartition('publisher: ')[2]}"

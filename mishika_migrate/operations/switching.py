@@ -261,10 +261,10 @@ class _Switch:
                 self._prepare()
                 self._pass()
         _compare_history(move, now, self._options.jobs, self._emit)
-        self._number = move.ask(
-            lambda session: journal.begin_switch(session, run=move.run, way=move.way, method=move.method)
-        )
         try:
+            self._number = move.ask(
+                lambda session: journal.begin_switch(session, run=move.run, way=move.way, method=move.method)
+            )
             if self._returns:
                 with self._step("way back", f"{move.away.label} is ready to follow {move.toward.label}"):
                     self._prepare_return()

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.fix_faults import ask, wait_until
+from tests.fix_faults import Start, ask, locked, wait_until
 from tests.fix_program import Ended, Run
 from tests.fix_servers import assert_equal
 
@@ -288,6 +288,21 @@ def test_failed_copy_leaves_no_slot(tool: Tool, source_url: str, target_url: str
     assert tool("copy", "--resume").status == 0
     everything(source_url, "after")
     moved(tool, source_url, target_url)
+
+
+def test_copy_that_is_not_the_snapshot_is_not_followed(
+    tool: Tool, source_url: str, target_url: str, start: Start
+) -> None:
+    ends = ("--source", source_url, "--target", target_url)
+    with locked(target_url, LOGS):
+        program = start("copy", "--follow", "--include-spendlogs", "--verify", *ends, "--yes")
+        wait_until(lambda: ask(target_url, f'SELECT count(*) FROM "{TOKENS}"') > 0)
+        write(target_url, f'UPDATE "{TOKENS}" SET blocked = NOT coalesce(blocked, false)')
+    done = program.ended()
+    assert (done.status, "is not what was copied" in done.err) == (3, True), done.err
+    assert ask(source_url, "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == 0
+    assert ask(source_url, "SELECT count(*) FROM pg_publication") == 0
+    assert "follows nothing" in tool("follow", "status").err
 
 
 def test_history_without_a_proof_is_compared_before_the_fence(tool: Tool, source_url: str, target_url: str) -> None:
