@@ -95,7 +95,7 @@ def _extensions(tables: Iterable[model.Table], source: model.Catalog, target: mo
 
 
 def _triggers(table: model.Table, target: model.Catalog) -> Iterable[model.Finding]:
-    for trigger in table.triggers:
+    for trigger in (each for each in table.triggers if each.on_insert):
         yield refuse(
             "trigger-created",
             table.name,

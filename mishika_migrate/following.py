@@ -69,6 +69,52 @@ def abandoned(slots: Sequence[model.Slot], end: model.Endpoint, *, current: str)
         )
 
 
+MUCH_WAL = 1_000_000_000
+"""From so many bytes on WAL that is kept for a slot is a warning."""
+
+
+def worries(
+    end: model.Endpoint,
+    slot: model.Slot | None,
+    subscription: model.Subscription | None,
+    *,
+    delay: float | None,
+    waited: float | None,
+) -> Iterable[model.Finding]:
+    """Warnings about what still moves. `end` is the server that is followed; `delay` and `waited` are those of
+    `model.Following`, the latter None where nothing was waited for."""
+    if slot is None:
+        return
+    if delay is None and waited is not None:
+        yield warn(
+            "behind",
+            slot.name,
+            f"a change of the {end.role} {end.label} takes longer than {waited:g} s",
+            "look on the other side for who holds locks (pg_locks), and here for a transaction that writes much",
+        )
+    if subscription is not None and subscription.unready:
+        yield warn(
+            "tables-not-ready",
+            slot.name,
+            f"{words.count(subscription.unready, 'table')} of {subscription.name} do not follow yet",
+            "SELECT srrelid::regclass, srsubstate FROM pg_subscription_rel WHERE srsubstate <> 'r';",
+        )
+    if slot.retained >= MUCH_WAL:
+        yield warn(
+            "much-wal-kept",
+            slot.name,
+            f"the {end.role} {end.label} keeps {words.size(slot.retained)} of WAL for slot {slot.name}",
+            "mishika-migrate cutover as soon as it has caught up, or mishika-migrate complete, which frees the disk",
+        )
+    if slot.safe is not None and slot.safe < slot.retained:
+        yield warn(
+            "slot-in-danger",
+            slot.name,
+            f"the {end.role} {end.label} gives the slot up after {words.size(max(slot.safe, 0))} more of WAL",
+            "ALTER SYSTEM SET max_slot_wal_keep_size = -1; SELECT pg_reload_conf(); -- and watch its disk",
+        )
+
+
 def selection(todo: model.Plan) -> Iterable[model.Finding]:
     """What of a plan cannot be followed."""
     for table, existing in todo.merged.items():
@@ -90,7 +136,7 @@ def selection(todo: model.Plan) -> Iterable[model.Finding]:
 
 
 def fingerprint(catalog: model.Catalog, tables: Sequence[str]) -> str:
-    """Changes when a column, a key or a partition of one of the tables does."""
+    """Changes when a column or the key of one of the tables does."""
     shape = [
         [table.name, [[column.name, column.type, column.nullable] for column in table.columns], table.primary_key]
         for name in sorted(tables)
@@ -231,6 +277,35 @@ def _limits(source: model.Footing) -> Iterable[model.Finding]:
 # -- tables ---------------------------------------------------------------------------------------
 
 
+def grounds(server: model.Footing, schema: str) -> Iterable[model.Finding]:
+    """What keeps tables of a server from being followed."""
+    for ground in server.grounds:
+        name = placed(model.TableName(schema=schema, name=ground.table))
+        if not ground.identified:
+            yield refuse(
+                "no-replica-identity",
+                ground.table,
+                f"{ground.table} of the {server.role} {server.label} has no primary key as its replica identity: once"
+                " it is published, UPDATE and DELETE on it fail",
+                f"ALTER TABLE {name} REPLICA IDENTITY FULL; -- on the {server.role}, or --exclude {ground.table}",
+            )
+        if not ground.owned:
+            yield refuse(
+                "not-owner",
+                ground.table,
+                f"{server.user} does not own {ground.table} of the {server.role} {server.label}, and only its owner can"
+                " publish and fence it",
+                f"GRANT the owner's role TO {quoted(server.user)}; -- on the {server.role}",
+            )
+        if not ground.logged:
+            yield refuse(
+                "unlogged",
+                ground.table,
+                f"{ground.table} of the {server.role} {server.label} is UNLOGGED and leaves no trace to follow",
+                f"ALTER TABLE {name} SET LOGGED; -- on the {server.role}, or --exclude {ground.table}",
+            )
+
+
 def _tables(source: model.Footing, target: model.Footing, schema: str, target_schema: str) -> Iterable[model.Finding]:
     if schema != target_schema:
         yield refuse(
@@ -240,32 +315,17 @@ def _tables(source: model.Footing, target: model.Footing, schema: str, target_sc
             " by name",
             "use the same ?schema= on both sides, or move with `cutover --method sync`",
         )
-    for ground in source.grounds:
-        name = placed(model.TableName(schema=schema, name=ground.table))
-        if not ground.identified:
-            yield refuse(
-                "no-replica-identity",
-                ground.table,
-                f"{ground.table} of the source {source.label} has no primary key as its replica identity: once it is"
-                " published, UPDATE and DELETE on it fail",
-                f"ALTER TABLE {name} REPLICA IDENTITY FULL; -- on the source, or --exclude {ground.table}",
-            )
-        if not ground.owned:
+    yield from grounds(source, schema)
+    for ground in target.grounds:
+        if not ground.owned and target.version >= 16_00_00:
+            # From 16 on rows are applied as the owner of their table.
             yield refuse(
                 "not-owner",
                 ground.table,
-                f"{source.user} does not own {ground.table} of the source {source.label}, and only its owner can"
-                " publish and fence it",
-                f"GRANT the owner's role TO {quoted(source.user)}; -- on the source",
+                f"{target.user} does not own {ground.table} of the target {target.label}, and rows are applied there as"
+                " its owner",
+                f"GRANT the owner's role TO {quoted(target.user)}; -- on the target",
             )
-        if not ground.logged:
-            yield refuse(
-                "unlogged",
-                ground.table,
-                f"{ground.table} of the source {source.label} is UNLOGGED and leaves no trace to follow",
-                f"ALTER TABLE {name} SET LOGGED; -- on the source, or --exclude {ground.table}",
-            )
-    for ground in target.grounds:
         if ground.always:
             trigger = ground.always[0]
             yield refuse(

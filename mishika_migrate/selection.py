@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mishika_migrate import addresses, errors, matrix, model, settings
 from mishika_migrate.findings import note, qualified, refuse, warn
@@ -23,13 +24,18 @@ class Wanted:
     """What the operator asks for beyond the matrix; names are tables or groups of the matrix.
 
     `only` are all that go, with what they reference by a foreign key and the target has no rows of.
-    `existing` says of these names what becomes of rows that the target has; "" means all other tables.
+    `also` go with those as soon as either side has rows of them. `existing` says of these names what
+    becomes of rows that the target has; "" means all other tables. `use` is where rows make a table that
+    is needed when used go: on the source, on either side (those of the target must go where the source
+    has none any more), or anywhere at any time, as for what is followed.
     """
 
     groups: frozenset[str] = frozenset()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    use: Literal["source", "either", "any"] = "source"
     existing: tuple[tuple[str, model.Existing], ...] = ()
     everything: bool = False
     create_schema: bool = False
@@ -37,6 +43,9 @@ class Wanted:
 
 OTHERS = "not among those of --only"
 """Why a table stays where others were asked for by name; nothing is lost by it."""
+
+IDLE = "empty on the source"
+"""Why a table stays that is needed when it is used."""
 
 
 def flag(group: matrix.Group) -> str:
@@ -47,7 +56,7 @@ def flag(group: matrix.Group) -> str:
 def select(
     rules: matrix.Matrix, source: model.Catalog, wanted: Wanted, *, target: model.Catalog | None = None
 ) -> model.Selection:
-    """Which tables go and which stay, each with its reason. Only `wanted.only` asks the target.
+    """Which tables go and which stay, each with its reason. The target is asked for `wanted.only` and `wanted.use`.
 
     Raises `errors.ConfigurationError` for a name that neither the source nor the matrix knows, and
     for asking for a table that is never copied.
@@ -60,12 +69,13 @@ def select(
             raise errors.ConfigurationError(f"the matrix {rules.name} has no group {group}")
     existing = _existing(wanted.existing, rules, source)
     if wanted.only:
-        found = _only(_resolve(wanted.only, rules, source), exclude, rules, source, target)
+        asked = _resolve(wanted.only, rules, source) | _in_use(wanted.also, source, target)
+        found = _only(asked, exclude, rules, source, target)
         return _with_existing(found, existing, rules)
     reasons: dict[str, str] = {}
     left: dict[str, model.Left] = {}
     for table in _known_first(rules, source):
-        reason, stays = _verdict(table, rules, wanted, include, exclude)
+        reason, stays = _verdict(table, rules, wanted, include, exclude, target)
         if reason:
             reasons[table.name] = reason
         else:
@@ -80,6 +90,16 @@ def select(
         existing,
         rules,
     )
+
+
+def _in_use(names: Iterable[str], source: model.Catalog, target: model.Catalog | None) -> frozenset[str]:
+    return frozenset(name for name in names if used(name, source, target))
+
+
+def used(name: str, source: model.Catalog, target: model.Catalog | None) -> bool:
+    """Whether the source has the table, and either side may have rows of it."""
+    ours, theirs = source.table(name), target.table(name) if target else None
+    return ours is not None and any(table is not None and table.occupied is not False for table in (ours, theirs))
 
 
 def _existing(
@@ -180,7 +200,12 @@ def _known_first(rules: matrix.Matrix, source: model.Catalog, *, migrations: boo
 
 
 def _verdict(
-    table: model.Table, rules: matrix.Matrix, wanted: Wanted, include: frozenset[str], exclude: frozenset[str]
+    table: model.Table,
+    rules: matrix.Matrix,
+    wanted: Wanted,
+    include: frozenset[str],
+    exclude: frozenset[str],
+    target: model.Catalog | None,
 ) -> tuple[str, model.Left]:
     """The reason to copy, or an empty one and why the table stays behind."""
     entry = rules.entry(table.name)
@@ -193,23 +218,32 @@ def _verdict(
         return "", _stays(table, f"never copied: {entry.why}", "nothing that should last")
     if table.name in exclude:
         return "", _stays(table, "excluded", entry.loses or entry.why)
-    reason = _reason(table, entry, wanted, include)
+    reason = _reason(table, entry, wanted, include, target)
     if reason:
         return reason, _stays(table, "", "")
     if entry.need == "if-used":
-        return "", _stays(table, "empty on the source", "nothing")
+        return "", _stays(table, IDLE, "nothing")
     group = rules.group(entry.group or "")
     ask = f"not asked for ({flag(group)})" if group else "not asked for"
     return "", _stays(table, ask, entry.loses)
 
 
-def _reason(table: model.Table, entry: matrix.Entry, wanted: Wanted, include: frozenset[str]) -> str:
+def _reason(
+    table: model.Table, entry: matrix.Entry, wanted: Wanted, include: frozenset[str], target: model.Catalog | None
+) -> str:
     if entry.need == "required":
         return entry.why
     if table.name in include:
         return "asked for"
     if entry.need == "if-used":
-        return "" if table.occupied is False else f"in use: {entry.why}"
+        if table.occupied is not False:
+            return f"in use: {entry.why}"
+        there = target.table(table.name) if target else None
+        if there is None or wanted.use == "source":
+            return ""
+        if wanted.use == "any":
+            return f"may come into use: {entry.why}"
+        return "" if there.occupied is False else "empty on the source, and the target has rows"
     if wanted.everything or entry.group in wanted.groups:
         return f"asked for: {entry.why}"
     return ""

@@ -176,6 +176,9 @@ def _lasting(undo: Undo) -> Iterator[str]:
         yield f"rows that the run has merged into {_names(undo.merged)} stay there"
     if undo.emptied:
         yield f"rows that {_names(undo.emptied)} had before the run are gone: it was to replace them"
+    if undo.objects:
+        there = ", ".join(undo.objects)
+        yield f"what was made for following stays until `mishika-migrate complete`; a slot fills a disk: {there}"
 
 
 def _names(tables: Sequence[model.TableName]) -> str:

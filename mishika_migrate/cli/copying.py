@@ -133,7 +133,7 @@ def copy(
 
 def _begin(face: Face) -> None:
     from mishika_migrate import errors
-    from mishika_migrate.operations import books, copy, liveness, look
+    from mishika_migrate.operations import books, copy, look
     from mishika_migrate.report import terminal
 
     source, target = face.settings.need_source(), face.settings.need_target()
@@ -160,10 +160,8 @@ def _begin(face: Face) -> None:
         )
     if found.plan.refused:
         raise copy.refusal(found.plan)
-    if found.overwritten:
-        overwrite = face.settings.overwrite_live_target
-        for told in liveness.guard(face.rules(), source, target, found.overwritten, overwrite=overwrite):
-            face.warn(told)
+    for told in _guard(face, found):
+        face.warn(told)
     if face.lines is None:
         terminal.brief(face.err, found.plan)
     else:
@@ -172,7 +170,20 @@ def _begin(face: Face) -> None:
                 face.warn(finding.message)
     what = f"{terminal.amount(found.plan)} " if face.settings.quiet or face.lines else ""
     face.confirm(f"Copy {what}to {target.label}?", otherwise="nothing was written")
+    if not face.settings.yes:
+        _guard(face, found)  # a proxy may have come while somebody was asked
     execute(face, found.plan, functools.partial(copy.begin, found.plan), following=following)
+
+
+def _guard(face: Face, found: look.Look) -> tuple[str, ...]:
+    """Notes; refuses where rows of a target that looks live would go or become others."""
+    from mishika_migrate.operations import liveness
+
+    if not found.overwritten:
+        return ()
+    source, target = face.settings.need_source(), face.settings.need_target()
+    overwrite = face.settings.overwrite_live_target
+    return liveness.guard(face.rules(), source, target, found.overwritten, overwrite=overwrite)
 
 
 def _followable(face: Face, found: look.Look) -> tuple[look.Look, follow.Wanted | None]:

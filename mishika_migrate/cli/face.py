@@ -95,6 +95,8 @@ class Face:
             existing=self.settings.on_existing,
             everything=self.settings.everything,
             create_schema=self.settings.create_schema,
+            # What is empty now would not follow when it is used.
+            use="any" if self.settings.follow else "source",
         )
 
     def asked(self) -> selection.Wanted | None:
@@ -135,7 +137,8 @@ class Face:
         """Until Enter is pressed; a signal and the end of the input are a no."""
         if not sys.stdin.isatty():
             raise errors.ConfigurationError("there is no terminal to wait on", hint="Give --on-switch a command.")
-        _answer(words)
+        if not _answer(words):
+            raise errors.Refused("the input ended before Enter", hint="Run it on a terminal that stays.")
 
     def watching(self, what: model.Plan) -> Watching:
         """The consumer of a run's events that suits where they are going."""

@@ -66,7 +66,7 @@ def status(
 
     last = follow.watch(
         both,
-        patience=max(wanted.max_lag or 5.0, 0.1),
+        patience=max(5.0 if wanted.max_lag is None else wanted.max_lag, 0.1),
         interval=wanted.interval if wanted.watch else None,
         show=show,
     )

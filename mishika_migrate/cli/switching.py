@@ -5,7 +5,10 @@ Imports face, following, operations, report and the words, the heavy ones inside
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,7 +101,7 @@ def _switch(given: dict[str, object], way: model.Way) -> None:
     how = switching.Options(
         method=wanted.method if way == "forward" else "auto",
         timeout=wanted.timeout,
-        max_lag=wanted.max_lag or 5.0,
+        max_lag=5.0 if wanted.max_lag is None else wanted.max_lag,
         margin=wanted.margin,
         jobs=wanted.jobs,
         lock_timeout=wanted.lock_timeout,
@@ -115,6 +118,10 @@ def _switch(given: dict[str, object], way: model.Way) -> None:
         away, toward = toward, away
     if wanted.on_switch is None:
         face.warn(f"without --on-switch traffic must be moved by hand: {away.label} takes no writes any more")
+    if wanted.on_switch == "wait" and not sys.stdin.isatty():
+        raise errors.ConfigurationError(
+            "there is no terminal to wait on; nothing was switched", hint="Give --on-switch a command."
+        )
     face.confirm(f"Move traffic to {toward.label}?", otherwise="nothing was switched")
     perform = _performer(face, wanted.on_switch)
     try:
@@ -136,16 +143,26 @@ def _performer(face: Face, command: str | None) -> Callable[[float], None]:
             face.pause("Move traffic now, then press Enter: ")
             return
         try:
-            # Its words belong to people: stdout holds the result alone.
-            done = subprocess.run(
-                command, shell=True, stdout=sys.stderr, stdin=subprocess.DEVNULL, timeout=seconds or None, check=False
-            )
+            status = _run(command, seconds)
         except subprocess.TimeoutExpired:
             raise errors.GateNotMet(f"the command of --on-switch took longer than {seconds:.0f} s") from None
-        if done.returncode:
-            raise errors.GateNotMet(f"the command of --on-switch ended with status {done.returncode}")
+        if status:
+            raise errors.GateNotMet(f"the command of --on-switch ended with status {status}")
 
     return perform
+
+
+def _run(command: str, seconds: float) -> int:
+    """Its exit status. Whatever ends it early ends what it has started, too: it must not move traffic afterwards."""
+    # Its words belong to people: stdout holds the result alone.
+    child = subprocess.Popen(command, shell=True, stdout=sys.stderr, stdin=subprocess.DEVNULL, process_group=0)
+    try:
+        return child.wait(timeout=seconds or None)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        raise
 
 
 def _take_back(face: Face, way: model.Way, how: object, error: errors.Error) -> None:
@@ -159,6 +176,7 @@ def _take_back(face: Face, way: model.Way, how: object, error: errors.Error) -> 
     stays = both["source" if way == "forward" else "target"].end.label
     verb = "cutover" if way == "forward" else "rollback"
     face.warn(f"{error.message}; taking the switch back")
+    how = dataclasses.replace(how, method="auto")
     try:
         switching.carry_out(face.rules(), both, other, options=how, perform=lambda _: None, emit=face.noting())
     except errors.Error as worse:
@@ -201,7 +219,7 @@ def _without(face: Face) -> None:
     source = following.servers(face)["source"].end
     face.warn(f"what {source.label} has not received from the target is lost")
     face.confirm(f"Let {source.label} accept writes again?", otherwise="nothing was switched")
-    heard = switching.reopen(source)
+    heard = switching.reopen(source, margin=face.settings.margin)
     text = f"{source.label} accepts writes again.{heard} When the target is back: `mishika-migrate complete`."
     face.result("rollback", {"source": source.label, "lost": "target"}, lambda to: screen.say(to, text))
 

@@ -100,11 +100,13 @@ def _proof(face: Face) -> model.Proof:
     import os
     import sys
 
-    from mishika_migrate.operations import ciphers, probe, samples
+    from mishika_migrate.operations import ciphers, follow, probe, samples
     from mishika_migrate.operations import verify as verifying
 
     wanted = face.settings
     source, target = wanted.need_source(), wanted.need_target()
+    for each in follow.forgotten(source, target):
+        face.warn(each.message)
     rules = face.rules()
     salt_key = ciphers.secret(os.environ, wanted.salt_key_env) if wanted.salt_key_env else None
     master_key = ciphers.secret(os.environ, wanted.master_key_env) if wanted.master_key_env else None

@@ -113,8 +113,8 @@ class Footing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Follow:
     """One run's following, as the ledger knows it. `tables` are bare names, `fingerprint` that of their
-    columns on the source at the start. `proved` is when all rows were last compared (ISO 8601, UTC by the
-    source's clock), empty for never. `publisher` is how the other server reaches it."""
+    columns on the side that is followed, since it is. `proved` is when all rows were last compared (ISO
+    8601, UTC by the source's clock), empty for never. Nothing may follow before it is `ready`."""
 
     run: str
     way: Way

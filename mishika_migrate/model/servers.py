@@ -88,7 +88,8 @@ class Index:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
-    """A user trigger that would fire for rows inserted into the table by an ordinary session.
+    """A user trigger that would fire for rows written by an ordinary session: inserted ones, if `on_insert`,
+    or only those that are changed or removed.
 
     `on` is the table or one of its partitions. `always` is its ENABLE ALWAYS.
     """
@@ -96,6 +97,7 @@ class Trigger:
     name: str
     on: TableName
     always: bool = False
+    on_insert: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

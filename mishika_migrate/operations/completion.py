@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from mishika_migrate import errors, model
 from mishika_migrate.operations import moves
-from mishika_migrate.pg import connect, fence, journal, ledger, replication
+from mishika_migrate.pg import connect, ddl, fence, journal, ledger, replication
 
 _NAME = "mishika-migrate/complete"
+_MARGIN = 1000
 _SETTINGS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}
 
 
@@ -33,7 +34,7 @@ def look(servers: moves.Servers, lost: str) -> Remains:
     """What would be removed; `errors.Refused` while a switch is half done."""
     found: dict[model.Role, tuple[str, ...]] = {"source": (), "target": ()}
     fenced: list[model.Role] = []
-    followed = ""
+    followed, parted = "", False
     for role, server in servers.items():
         if role == lost:
             continue
@@ -41,8 +42,11 @@ def look(servers: moves.Servers, lost: str) -> Remains:
             found[role] = replication.named(session)
             if fence.standing(session):
                 fenced.append(role)
-            if role == "target":
+            parted = parted or fence.reopened(session)
+            if role == "target" and not (lost or parted):
                 followed = _state(session, server.end)
+    if parted:
+        followed = "the source accepts writes again without the target"
     return Remains(source=found["source"], target=found["target"], fenced=tuple(fenced), followed=followed)
 
 
@@ -53,7 +57,8 @@ def _state(session: connect.Session, target: model.Endpoint) -> str:
         verb = "cutover" if half.way == "forward" else "rollback"
         raise errors.Refused(
             f"the {verb} of run {half.run} to {target.label} has come to no end (it is {half.state})",
-            hint=f"`mishika-migrate {verb}` ends it, or `mishika-migrate cutover --abort` gives it up.",
+            hint=f"`mishika-migrate {verb}` ends it"
+            + (", or `mishika-migrate cutover --abort` gives it up." if half.open else "."),
         )
     if done is not None:
         return "traffic is on the target" if done.way == "forward" else "traffic is back on the source"
@@ -74,7 +79,13 @@ def carry_out(servers: moves.Servers, lost: str) -> tuple[str, ...]:
         }
         if "target" in sessions:
             ledger.lock(sessions["target"], target)
-            _state(sessions["target"], target)
+            if not lost and not any(fence.reopened(session) for session in sessions.values()):
+                _state(sessions["target"], target)
+        if lost:
+            # Rows came by replication, which leaves sequences alone; the server that knows them is gone.
+            for role, session in sessions.items():
+                with connect.translated(servers[role].end, "its sequences"):
+                    ddl.advance_sequences(session, servers[role].end.schema, margin=_MARGIN)
         # A slot cannot go before its reader has.
         for drop in (_subscriptions, _rest):
             for role, session in sessions.items():

@@ -1,35 +1,29 @@
 """`copy`: executes a plan, keeps the books, and says what is true when it ends early.
 
-Imports engine, work, endings, verify, follow, pg, plan, events and the words.
+Imports engine, work, patience, endings, verify, follow, pg, plan, events and the words.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import datetime
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import mishika_migrate
 from mishika_migrate import errors, events, matrix, model, plan
 from mishika_migrate.operations import accounts, endings, engine, executors, follow, resuming, verify, work
+from mishika_migrate.operations.patience import Patience
 from mishika_migrate.operations.steering import Steering
 from mishika_migrate.operations.watch import Watch
 from mishika_migrate.pg import connect, ledger, snapshot
 
 RESUME, RESET = "copy --resume", "reset"
 
-# How long a server may take to let go when asked, a process to end, and a server to hear the run's last words.
-_GRACE_SECONDS = 0.75
-_KILL_SECONDS = 0.2
+# How long a server may take to hear the run's last words.
 _LAST_SECONDS = 0.75
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +119,6 @@ class _Copy:
         self._run = run or f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         self._holder: snapshot.Holder | None = None
         self._closing = contextlib.ExitStack()
-        self._workers = executors.Workers()
         self._steering = Steering(
             self._run, source=source, rate=options.max_rate, lag=options.pause_if_lag, jobs=options.jobs
         )
@@ -137,13 +130,13 @@ class _Copy:
             emit=emit,
             steering=self._steering,
         )
+        self._patience = Patience(self._run, self._watch, source, target, stopping)
         self._entered = self._announced = False
         self._landed: dict[str, model.Landed] = {}
         self._kept: frozenset[str] = frozenset()
         self._followers: resuming.Links = {}
         self._late: list[work.Follow | work.Clear] = []
         self._accounts = accounts.Accounts(todo)
-        self._ending: list[threading.Thread] = []
         self._proof: model.Proof | None = None
         wanted = options.following
         self._start = follow.Start(self._run, source, target, wanted) if wanted else None
@@ -161,7 +154,7 @@ class _Copy:
         """See `begin` and `resume`."""
         work.proceed(self._run)
         try:
-            self._patiently(lambda: self._open(before))
+            self._patience.wait(lambda: self._open(before))
             self._announce(resumed=before is not None)
             self._watch.start()
             for stage in self._plan.stages:
@@ -173,14 +166,14 @@ class _Copy:
             self._prove()
             follows = self._start is not None and not (self._proof and self._proof.different)
             if follows:
-                self._patiently(self._subscribe)
-            books = self._patiently(self._books)
+                self._patience.wait(self._subscribe)
+            books = self._patience.wait(self._books)
         except (errors.Error, engine.Interruption) as error:
             raise self._ended(error) from error
         if follows:
             self._go_on()
         else:
-            self._unfollow()
+            self._unfollow(resumable=False)
         self._emit(events.RunFinished(run=self._run, accounts=books, seconds=time.monotonic() - self._began))
         if self._proof is not None and self._proof.different:
             raise errors.Different(
@@ -190,62 +183,11 @@ class _Copy:
             )
         return books
 
-    def _patiently(self, call: Callable[[], _T]) -> _T:
-        """Carries it out in a thread, so that a signal is heard whatever it waits for."""
-        future: concurrent.futures.Future[_T] = concurrent.futures.Future()
-
-        def answer() -> None:
-            try:
-                future.set_result(call())
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=answer, daemon=True, name="patient").start()
-        stopped = None
-        while not concurrent.futures.wait([future], timeout=0.1).done:
-            if self._stopping():
-                stopped = stopped or time.monotonic()
-                connect.cancel(self._watch.name)
-                if self._end(time.monotonic() - stopped) > 2 * _GRACE_SECONDS:
-                    raise engine.Interruption  # the process ends without that thread
-        if self._stopping() and future.exception() is not None:
-            raise engine.Interruption
-        return future.result()
-
-    def _end(self, seconds: float) -> float:
-        """Ends what this run waits for in any session but the watch's; at first by asking the servers."""
-        work.halt(self._run)
-        self._watch.halt()
-        if self._workers.elsewhere:
-            self._end_elsewhere(seconds)
-        for name in (work.sessions(self._run), snapshot.name(self._run)):
-            if seconds < _GRACE_SECONDS:
-                connect.cancel(name)
-            else:
-                connect.sever(name)
-        return seconds
-
-    def _end_elsewhere(self, seconds: float) -> None:
-        """Other processes' sessions are ended through sessions of our own, each in a thread: a server may be silent."""
-        if not self._ending:
-            self._ending = [
-                threading.Thread(
-                    target=endings.end_sessions,
-                    args=(endpoint, work.sessions(self._run), _GRACE_SECONDS),
-                    daemon=True,
-                    name="end",
-                )
-                for endpoint in (self._source, self._target)
-            ]
-            for thread in self._ending:
-                thread.start()
-        if seconds > _KILL_SECONDS:
-            self._workers.kill()
-
     # -- begin ------------------------------------------------------------------------------------
 
     def _open(self, before: model.Unfinished | None) -> None:
         self._workers = self._closing.enter_context(executors.workers(self._options.executor, jobs=self._options.jobs))
+        self._patience.workers = self._workers
         self._steering.jobs = self._workers.jobs
         self._watch.open()
         self._watch.ask(ledger.create)
@@ -264,13 +206,10 @@ class _Copy:
                 run=self._run,
                 steps=self._copies,
                 settings={"lock_timeout": f"{int(self._options.lock_timeout * 1000)}ms"},
-                stopping=self._is_stopping,
-                importing=(lambda: start.snapshot(self._is_stopping)) if (start := self._start) else None,
+                stopping=self._patience.stopping,
+                importing=(lambda: start.snapshot(self._patience.stopping)) if (start := self._start) else None,
             )
         return self._holder
-
-    def _is_stopping(self) -> bool:
-        return bool(self._stopping())
 
     def _enter(self) -> None:
         left = self._watch.ask(ledger.unfinished)
@@ -355,7 +294,7 @@ class _Copy:
             self._emit(
                 events.StageStarted(name="verify", title="comparing with the snapshot", steps=len(self._plan.chosen))
             )
-            self._proof = self._patiently(
+            self._proof = self._patience.wait(
                 lambda: verify.of_copy(
                     rules,
                     self._plan,
@@ -378,7 +317,7 @@ class _Copy:
         """Whatever the source writes from the snapshot on arrives on the target, too."""
         assert self._start is not None
         try:
-            self._patiently(self._start.go)
+            self._patience.wait(self._start.go)
         except (errors.Error, engine.Interruption) as error:
             raise errors.Incomplete(
                 f"everything is copied, but {self._target.label} does not follow yet"
@@ -387,9 +326,9 @@ class _Copy:
             ) from error
         self._emit(events.Noticed(message=f"{self._target.label} follows {self._source.label}"))
 
-    def _unfollow(self) -> None:
+    def _unfollow(self, *, resumable: bool) -> None:
         """A slot that nobody reads from fills the source's disk."""
-        if self._start is not None and (left := self._start.undo()):
+        if self._start is not None and (left := self._start.undo(resumable=resumable)):
             self._emit(events.Noticed(message=left))
 
     def _stage(self, stage: model.Stage) -> None:
@@ -408,8 +347,8 @@ class _Copy:
             policy=self._options.policy,
             emit=self._hear,
             tick=self._watch.tick,
-            stopping=lambda: bool(self._stopping()),
-            end=self._end,
+            stopping=self._patience.stopping,
+            end=self._patience.end,
             landed=self._note,
         )
 
@@ -490,7 +429,7 @@ class _Copy:
         """What is true now, in the ledger and as an error with the right exit status."""
         signal = self._stopping()
         self._release()
-        self._unfollow()
+        self._unfollow(resumable=True)
         if not self._entered:
             return endings.interrupted(signal, "nothing was written", endings.AGAIN) if signal else endings.own(error)
         text = f"stopped by signal {signal}" if signal else str(error)

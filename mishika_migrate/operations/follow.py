@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mishika_migrate import errors, findings, following, matrix, model, words
+from mishika_migrate import errors, findings, following, matrix, model
 from mishika_migrate.operations import moves, streams
 from mishika_migrate.pg import connect, footing, journal, ledger, replication
 
@@ -120,15 +120,15 @@ class Start:
                     hint="`mishika-migrate follow status` shows why; --source-from-target may name another server.",
                 )
 
-    def undo(self) -> str:
+    def undo(self, *, resumable: bool) -> str:
         """Removes what it has made; says what is left and how it goes, empty for nothing.
 
-        A slot without a reader fills the source's disk, and a resumed run needs a new one anyway.
+        A slot without a reader fills the source's disk, and a run that is resumed needs a new one anyway.
         """
         if not self._begun:
             return ""
         done = threading.Event()
-        threading.Thread(target=self._remove, args=(done,), daemon=True, name="unfollow").start()
+        threading.Thread(target=self._remove, args=(done, resumable), daemon=True, name="unfollow").start()
         if done.wait(_UNDO_SECONDS):
             return ""
         name = model.object_name(self._run, "forward")
@@ -137,10 +137,13 @@ class Start:
             " disk: `mishika-migrate complete` removes them."
         )
 
-    def _remove(self, done: threading.Event) -> None:
+    def _remove(self, done: threading.Event, resumable: bool) -> None:
         try:
             with self._open() as (stream, sessions):
                 stream.remove(sessions)
+                if not resumable:
+                    with connect.translated(self._ends["target"], "the ledger"):
+                        journal.end_follow(sessions["target"])
         except (errors.Error, connect.Stopped):
             return
         done.set()
@@ -198,6 +201,15 @@ def watch(
             time.sleep(interval)
 
 
+def forgotten(*ends: model.Endpoint) -> tuple[model.Finding, ...]:
+    """Slots of this tool on these servers that nobody reads from."""
+    found: list[model.Finding] = []
+    for end in ends:
+        with connect.session(end, name=_NAME) as session, connect.translated(end):
+            found += following.abandoned(replication.slots(session), end, current="")
+    return tuple(found)
+
+
 def _written(session: connect.Session, end: model.Endpoint) -> int:
     with connect.translated(end):
         return replication.written(session)
@@ -225,16 +237,7 @@ def _look(
         told += following.abandoned(others, server.end, current="")
     if slot is not None and not slot.active:
         told += following.abandoned([slot], publisher, current=slot.name)
-    if slot is not None and slot.safe is not None and slot.safe < slot.retained:
-        told.append(
-            findings.warn(
-                "slot-in-danger",
-                slot.name,
-                f"the {publisher.role} {publisher.label} gives the slot up after"
-                f" {words.size(max(slot.safe, 0))} more of WAL",
-                "ALTER SYSTEM SET max_slot_wal_keep_size = -1; SELECT pg_reload_conf(); -- and watch its disk",
-            )
-        )
+    told += following.worries(publisher, slot, subscription, delay=delay, waited=None if broken else patience)
     return model.Following(
         follow=follow, slot=slot, subscription=subscription, delay=delay, waited=patience, findings=tuple(told)
     )
@@ -251,13 +254,15 @@ def _mend(slot: model.Slot | None, subscription: model.Subscription | None) -> s
 def set_running(rules: matrix.Matrix, servers: moves.Servers, *, running: bool) -> model.Follow:
     """`follow start` and `follow stop`."""
     with moves.plain(rules, servers) as move:
-        follow = _followed(move.ledger, move.end("target"))
+        follow = _followed(move.ledger, move.end("target"), ready=False)
+        moves.refuse_parted(move)
         half = move.before if move.before is not None and move.before.open else move.settled
         if half is not None and half.state != "finished":
             verb = "cutover" if half.way == "forward" else "rollback"
             raise errors.Refused(
                 f"a {verb} has come to no end (it is {half.state}), and following would disturb it",
-                hint=f"End it: `mishika-migrate {verb}`, or give it up: `mishika-migrate cutover --abort`.",
+                hint=f"End it: `mishika-migrate {verb}`"
+                + (", or give it up: `mishika-migrate cutover --abort`." if half.open else "."),
             )
         stream = move.stream(follow.way)
         slot, subscription = stream.state(move.sessions)
@@ -287,10 +292,10 @@ def begun(target: model.Endpoint, *, run: str) -> model.Follow | None:
     return found if found is not None and found.run == run else None
 
 
-def _followed(session: connect.Session, target: model.Endpoint) -> model.Follow:
+def _followed(session: connect.Session, target: model.Endpoint, *, ready: bool = True) -> model.Follow:
     with connect.translated(target, "the ledger"):
         found = journal.follow(session) if ledger.exists(session) else None
-    if found is None or not found.ready:
+    if found is None or (ready and not found.ready):
         raise _nothing_follows(session, target, found)
     return found
 
@@ -311,6 +316,11 @@ def _nothing_follows(session: connect.Session, target: model.Endpoint, found: mo
         return errors.Refused(
             f"run {found.run} is to follow, and has not copied everything yet",
             hint="Continue it: `mishika-migrate copy --resume`.",
+        )
+    if found is not None:
+        return errors.Refused(
+            f"run {found.run} has copied everything, and {target.label} does not follow yet",
+            hint="`mishika-migrate follow start` lets it go on, `mishika-migrate complete` clears it up.",
         )
     return errors.Refused(f"{target.label} follows nothing", hint="Begin with `mishika-migrate copy --follow`.")
 

@@ -1,6 +1,6 @@
 """The gates of a switch: everything that must be true before anybody is kept from writing.
 
-Imports moves, streams, sync, pg, following and the words. Only heartbeats are written.
+Imports moves, streams, sync, liveness, pg, following and the words. Only heartbeats are written.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mishika_migrate import errors, findings, following, model, words
-from mishika_migrate.operations import moves, streams
+from mishika_migrate.operations import liveness, moves, streams
 from mishika_migrate.operations import sync as syncing
 from mishika_migrate.pg import connect, fence, footing, replication
 
@@ -53,6 +53,8 @@ def pass_all(move: moves.Move, wanted: Wanted) -> Found:
     else:
         gate, delay = _level(move, wanted)
         found.append(gate)
+        if move.way == "forward":
+            found.append(_unused(move))
     found += [_fenceable(move), _quiet(move, wanted.patience)]
     return Found(all=tuple(found), delay=delay)
 
@@ -103,10 +105,12 @@ def _proof(move: moves.Move) -> model.Gate:
 
 def _columns(move: moves.Move) -> model.Gate:
     assert move.follow is not None
-    ours, theirs = (following.fingerprint(catalog, move.follow.tables) for catalog in move.catalogs)
+    shapes = [following.fingerprint(catalog, move.follow.tables) for catalog in move.catalogs]
+    here, there = shapes if move.way == "forward" else reversed(shapes)
     # What was changed on both sides alike is the same again.
-    if ours not in (move.follow.fingerprint, theirs):
-        said = f"columns or keys of the source {move.end('source').label} have changed since the copy"
+    if here not in (move.follow.fingerprint, there):
+        since = "copy" if move.way == "forward" else "cutover"
+        said = f"columns or keys of the {move.away.role} {move.away.label} have changed since the {since}"
         fix = "make the same change on the other side, or take it back; or begin anew: complete, copy --follow"
         return model.Gate(code="schema", passed=False, said=said, fix=fix)
     return _passed("schema", "no table has changed since the copy")
@@ -128,6 +132,19 @@ def _level(move: moves.Move, wanted: Wanted) -> tuple[model.Gate, float | None]:
     return _passed("sync", said), seen.seconds
 
 
+_ROWS = ("target-has-newer-keys", "target-spend-ahead", "target-has-newer-history")
+
+
+def _unused(move: moves.Move) -> model.Gate:
+    """Whether nobody has written there: a pass of sync would undo it."""
+    seen = liveness.evidence(move.rules, move.away, move.toward, tables=move.tables, read=move.catalogs)
+    if told := "; ".join(sign.message for sign in seen if sign.code in _ROWS):
+        said = f"{move.toward.label} has been written to: {told}"
+        fix = "make sure that no proxy uses it; mishika-migrate sync --overwrite-live-target undoes what it has written"
+        return model.Gate(code="unused", passed=False, said=said, fix=fix)
+    return _passed("unused", f"nobody has written to {move.toward.label}")
+
+
 # -- the way back ---------------------------------------------------------------------------------
 
 
@@ -141,9 +158,9 @@ def _way_back(move: moves.Move) -> Iterator[model.Gate]:
     with connect.translated(publisher):
         ours = footing.read(there, publisher, move.tables, patience=60.0, name=moves.NAME)
     wrong = [
-        each.message
-        for each in following.publisher(ours)
-        if each.severity == "refuse" and each.code not in ("standby",)
+        f"{each.message} ({each.fix})" if each.code == "no-replica-identity" else each.message
+        for each in (*following.publisher(ours), *following.grounds(ours, publisher.schema))
+        if each.severity == "refuse"
     ]
     here = move.sessions[subscriber.role]
     with connect.translated(subscriber):
@@ -172,6 +189,12 @@ def _fenceable(move: moves.Move) -> model.Gate:
     session = move.sessions[move.away.role]
     with connect.translated(move.away):
         lacking = fence.unfenceable(session, move.away.schema)
+    with connect.translated(move.away):
+        placeable = fence.placeable(session)
+    if not placeable:
+        said = f"a fence needs schema mishika_migrate on {move.away.label}, which this role may not make or write to"
+        fix = "GRANT CREATE ON DATABASE … TO this role, or CREATE SCHEMA mishika_migrate AUTHORIZATION this role"
+        return model.Gate(code="fence", passed=False, said=said, fix=fix)
     if lacking:
         said = (
             f"a fence needs a trigger on every table of {move.away.label}, and {findings.few(lacking)} may not have one"

@@ -132,8 +132,24 @@ def _colliding(target: model.Endpoint, what: str) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def _swapping(target: model.Endpoint) -> Iterator[None]:
+    """Values under indexes over expressions, and exclusions, cannot be taken out of the way."""
+    try:
+        with connect.translated(target):
+            yield
+    except errors.ServerError as error:
+        if error.sqlstate in (_COLLIDES, "23P01"):
+            error.hint = (
+                "Rows of the source have exchanged what must be unique: drop that index or constraint on the target,"
+                " sync, and make it again; or copy the table anew (copy --on-existing replace)."
+            )
+        raise
+
+
 class Pass:
-    """One pass: its snapshot of the source and its sessions on the target."""
+    """One pass: its snapshot of the source and its sessions on the target. With `delete` rows of history go that only
+    the target has."""
 
     def __init__(
         self,
@@ -147,20 +163,25 @@ class Pass:
         waits: Mapping[str, str],
         holder: snapshot.Holder,
         emit: Emit,
+        delete: bool,
     ) -> None:
         self._scene, self._seen = scene, seen
         self._ends: dict[model.Role, model.Endpoint] = {"source": source, "target": target}
         self._run, self._name, self._waits = run, name, waits
-        self._holder, self._emit = holder, emit
+        self._holder, self._emit, self._delete = holder, emit, delete
         self._method = digest.method(seen.first, "fast")
 
-    def core(self) -> list[model.Synced]:
-        """All core tables: what is missing, other and too much, in one transaction."""
+    def core(self, *, check: Callable[[], object]) -> list[model.Synced]:
+        """All core tables: what is missing, other and too much, in one transaction.
+
+        `check` raises when that must not be; it is called when nobody else can write to them any more.
+        """
         with self._writing("core") as both:
             session = both.sessions["target"]
             if self._scene.core:
                 with connect.translated(self._ends["target"], "the lock on the core tables"):
                     merge.lock(session, [step.target for step in self._scene.core])
+            check()
             self._enter(session)
             merges = [self._merge(number, step, both) for number, step in enumerate(self._scene.core)]
             changes = self._apply(both, [(each, found) for each, found in merges if found.places])
@@ -179,7 +200,7 @@ class Pass:
         end, todo = self._ends["target"], self._scene.todo
         try:
             with connect.translated(end, "the ledger"):
-                ledger.enter(session, run=self._run, plan=todo, text=plan.dumps(todo), tool=_TOOL)
+                ledger.enter(session, run=self._run, plan=todo, text=plan.dumps(todo), tool=tool(delete=self._delete))
         except errors.Denied as error:
             error.hint = f"GRANT ALL ON ALL TABLES IN SCHEMA {ledger.SCHEMA} TO this role on the target."
             raise
@@ -197,8 +218,9 @@ class Pass:
             step=step,
             places=places,
             number=number,
-            uniques=tuple(_uniques(place, asked.what.key)),
+            uniques=tuple(_uniques(place, step.columns, asked.what.key)),
             columns=place.columns,
+            bound=frozenset(asked.what.key).union(*(key.columns for key in place.foreign_keys)),
         )
 
     def _apply(
@@ -211,7 +233,7 @@ class Pass:
             raise errors.Refused(f"{message}; nothing was changed", hint=hint)
         way = self._way(both)
         sizes = {each.step.target: merge.bring(way, each) for each, _ in merges}
-        with _referenced(self._ends["target"]):
+        with _referenced(self._ends["target"]), _swapping(self._ends["target"]):
             merge.apply(session, [each for each, _ in merges])
         for each, _ in merges:
             self._check(both, each.look)
@@ -248,18 +270,18 @@ class Pass:
 
     # -- history ----------------------------------------------------------------------------------
 
-    def history(self, watch: connect.Session, *, delete: bool, jobs: int) -> list[model.Synced]:
+    def history(self, watch: connect.Session, *, jobs: int) -> list[model.Synced]:
         """Each table in its own transaction, next to whoever else writes there."""
-        seen = {step.target: "" if delete else self._horizon(watch, step) for step in self._scene.history}
+        seen = {step.target: "" if self._delete else self._horizon(watch, step) for step in self._scene.history}
 
         def one(numbered: tuple[int, model.CopyTable]) -> model.Synced:
             number, step = numbered
-            change = self._follow(number, step, seen[step.target], delete=delete)
+            change = self._follow(number, step, seen[step.target])
             self._emit(events.TableSynced(change=change))
             return change
 
         with ThreadPoolExecutor(jobs, thread_name_prefix="sync") as pool, connect.given_up(self._name):
-            return list(pool.map(one, enumerate(self._scene.history)))
+            return sides.results([pool.submit(one, numbered) for numbered in enumerate(self._scene.history)])
 
     def _horizon(self, watch: connect.Session, step: model.CopyTable) -> str:
         """What the last run has seen of a table whose rows are never changed; empty where that cannot be used."""
@@ -274,7 +296,7 @@ class Pass:
         usable = same and len(horizons) == 1 and self._holder.continues(horizons[0], step)
         return horizons[0] if usable else ""
 
-    def _follow(self, number: int, step: model.CopyTable, horizon: str, *, delete: bool) -> model.Synced:
+    def _follow(self, number: int, step: model.CopyTable, horizon: str) -> model.Synced:
         began = time.monotonic()
         asked = digest.Look(what=self._scene.comparison(step), method=self._method)
         found = Difference(places=array("q"))
@@ -285,7 +307,7 @@ class Pass:
             if horizon:
                 change = self._newer(both, self._of(number, step, asked, found.places), horizon)
             else:
-                change = self._add(both, self._of(number, step, asked, found.places), found, delete=delete)
+                change = self._add(both, self._of(number, step, asked, found.places), found)
             change = dataclasses.replace(change, seconds=time.monotonic() - began)
             self._record(both.sessions["target"], step, change)
         return change
@@ -295,8 +317,8 @@ class Pass:
         way, name = self._way(both), each.step.target.name
         size = merge.bring_newer(way, each, horizon)
         with _colliding(self._ends["target"], f"table {name}"):
-            inserted = merge.upsert(way.target, each)
-        change = model.Synced(table=name, how="visibility", inserted=inserted, bytes=size)
+            inserted, updated = merge.upsert(way.target, each)
+        change = model.Synced(table=name, how="visibility", inserted=inserted, updated=updated, bytes=size)
         count = functools.partial(_count, each.look)
         ours, theirs = both.ask(count, f"table {name}")
         if theirs >= ours:
@@ -304,22 +326,33 @@ class Pass:
         found = difference(each.look, both)
         # The first one's temporary table is there until the transaction ends.
         other = dataclasses.replace(each, number=each.number + _SECOND, places=found.places)
-        more = self._add(both, other, found, delete=False)
-        return dataclasses.replace(more, inserted=more.inserted + change.inserted, bytes=more.bytes + change.bytes)
+        more = self._add(both, other, found)
+        return dataclasses.replace(
+            more,
+            inserted=more.inserted + change.inserted,
+            updated=more.updated + change.updated,
+            bytes=more.bytes + change.bytes,
+        )
 
-    def _add(self, both: sides.Both, each: merge.Merge, found: Difference, *, delete: bool) -> model.Synced:
-        way = self._way(both)
+    def _add(self, both: sides.Both, each: merge.Merge, found: Difference) -> model.Synced:
+        way, delete = self._way(both), self._delete
         if not found.places:
             return _unchanged(each.step, found)
+        if delete and found.deleted:
+            for message, hint in outsiders(self._scene, way.target, [each.step.target]):
+                raise errors.Refused(f"{message}; nothing of it was changed", hint=hint)
         size = merge.bring(way, each)
-        if delete := delete or not each.key:
-            merge.make_way(way.target, each)
-            merge.delete(way.target, each)
-        if each.key:
-            with _colliding(self._ends["target"], f"table {each.step.target.name}"):
+        with _colliding(self._ends["target"], f"table {each.step.target.name}"):
+            if each.key:
+                merge.make_way(way.target, each, known=not delete)
+            if delete:
+                merge.delete(way.target, each)
+            if each.key:
                 merge.upsert(way.target, each)
-        else:
-            merge.insert(way.target, each)
+            elif delete:
+                merge.insert(way.target, each)
+            else:
+                merge.add(way.target, each)
         return dataclasses.replace(foreseen(each.step, found, delete=delete), bytes=size)
 
     # -- both -------------------------------------------------------------------------------------
@@ -352,7 +385,12 @@ class Pass:
 
 _SECOND = 10_000
 
-_TOOL = f"mishika-migrate {mishika_migrate.__version__} sync"
+_NAME = f"mishika-migrate {mishika_migrate.__version__} sync"
+
+
+def tool(*, delete: bool) -> str:
+    """How the ledger names such a pass; one that deletes has left no row of history that only the target has."""
+    return f"{_NAME} --delete-extra" if delete else _NAME
 
 
 def _count(asked: digest.Look, session: connect.Session, role: model.Role) -> int:
@@ -363,9 +401,8 @@ def _unchanged(step: model.CopyTable, found: Difference) -> model.Synced:
     return model.Synced(table=step.target.name, how="buckets", seconds=found.seconds)
 
 
-def _uniques(place: model.Table, key: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The columns of its unique indexes beside the key, those of a part of its rows included."""
-    names = {column.name for column in place.columns}
+def _uniques(place: model.Table, columns: Sequence[str], key: Sequence[str]) -> Iterator[model.Index]:
+    """Its unique indexes beside the key over columns that are copied, those of a part of its rows included."""
     for index in place.indexes:
-        if index.unique and set(index.columns) <= names and not set(key) <= set(index.columns):
-            yield index.columns
+        if index.unique and set(index.columns) <= set(columns) and not set(key) <= set(index.columns):
+            yield index

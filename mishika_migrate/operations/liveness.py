@@ -1,6 +1,6 @@
 """Signs that a target is in use already, so that writing to it would go backwards.
 
-Imports pg, findings, matrix and the words. No sign is a proof, so whoever knows better may go on
+Imports pg, plan, findings, matrix and the words. No sign is a proof, so whoever knows better may go on
 (`--overwrite-live-target`). Nothing is written.
 """
 
@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
-from mishika_migrate import errors, findings, matrix, model, words
+from mishika_migrate import errors, findings, matrix, model, plan, words
 from mishika_migrate.pg import activity, catalog, connect, ledger, liveness, sides, survey
 
 FLAG = "--overwrite-live-target"
@@ -158,7 +158,27 @@ def _read(both: sides.Both) -> Catalogs:
 
 
 def _landings(session: connect.Session, source: model.Endpoint) -> Mapping[str, liveness.Landing]:
-    return {} if ledger.missing(session) != () else liveness.landings(session, source.label)
+    """By table, the last landing after which the target had no rows of its own any more.
+
+    Rows of a proxy that was at work there stay when others are merged into theirs, however late that is.
+    """
+    found: dict[str, liveness.Landing] = {}
+    plans: dict[str, model.Plan] = {}
+    for landing in () if ledger.missing(session) != () else liveness.landings(session, source.label):
+        if landing.table in found:
+            continue
+        if landing.run not in plans:
+            plans[landing.run] = plan.loads(landing.plan)
+        if _alone(plans[landing.run], landing):
+            found[landing.table] = landing
+    return found
+
+
+def _alone(todo: model.Plan, landing: liveness.Landing) -> bool:
+    if " sync" in landing.tool:
+        stages = {chosen.table: chosen.stage for chosen in todo.chosen}
+        return stages.get(landing.table) == "core" or "--delete-extra" in landing.tool
+    return all(table.name != landing.table for table in todo.merged)
 
 
 def _cutover(scene: _Scene) -> Iterator[model.Sign]:
@@ -268,7 +288,7 @@ def _history(scene: _Scene) -> Iterator[model.Sign | str]:
         if not all(_cheap(scene.catalogs[role].table(table), column) for role in sides.ROLES):
             yield f"newer rows of {table} on the target were not looked for: no index begins with its {column}"
             continue
-        found, since = _later(scene, table, rows)
+        found, since = _later(scene, table, rows, ageing=True)
         if found:
             verb = "is" if len(found) == 1 else "are"
             message = (
@@ -278,8 +298,13 @@ def _history(scene: _Scene) -> Iterator[model.Sign | str]:
             yield model.Sign(code="target-has-newer-history", message=message)
 
 
-def _later(scene: _Scene, table: str, rows: liveness.Rows) -> tuple[tuple[liveness.Newer, ...], str]:
-    """Rows of the target that came to be after the last that the source can have brought, and since when."""
+def _later(
+    scene: _Scene, table: str, rows: liveness.Rows, *, ageing: bool = False
+) -> tuple[tuple[liveness.Newer, ...], str]:
+    """Rows of the target that came to be after the last that the source can have brought, and since when.
+
+    Where rows are `ageing`, what is older than all of the source's was removed there for its age.
+    """
     what = f"table {table}"
     if landing := scene.landings.get(table):
         after, since = landing.at, f"after run {landing.run} had copied the table ({_moment(landing.at)})"
@@ -287,7 +312,12 @@ def _later(scene: _Scene, table: str, rows: liveness.Rows) -> tuple[tuple[livene
         since = f"after the newest that the source has ({_moment(after)})"
     else:
         after, since = "-infinity", "after the newest that the source has (it has none)"
-    found = scene.both.one("target", lambda session, _: liveness.newer(session, rows, after, most=_MOST), what)
+    oldest = "-infinity"
+    if ageing:
+        oldest = scene.both.one("source", lambda one, role: liveness.oldest(one, rows, role), what) or oldest
+    found = scene.both.one(
+        "target", lambda session, _: liveness.newer(session, rows, after, since=oldest, most=_MOST), what
+    )
     keys = [each.key for each in found]
     # A clock that is ahead, or a run that is resumed, brings rows of a later time too.
     absent = scene.both.one("source", lambda session, _: liveness.absent(session, rows, keys), what) if keys else ()

@@ -163,7 +163,8 @@ class Move:
     def read(self) -> None:
         """Catalogs of both sides, and what has been copied."""
         self.catalogs = verify.catalogs(self.rules, self.end("source"), self.end("target"), self.name)
-        self._copied = scopes.copied(self.end("target"))
+        found = scopes.copied(self.end("target"))
+        self._copied = scopes.in_use(found, *self.catalogs) if found else None
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -173,7 +174,7 @@ class Move:
 
     @property
     def wanted(self) -> selection.Wanted:
-        return selection.Wanted(only=self.tables)
+        return selection.Wanted(only=tuple(table for table in self.tables if table != self.rules.migrations))
 
     @property
     def span(self) -> history.Span | None:
@@ -280,6 +281,23 @@ class Move:
             connect.close(session)
         with _opened(self.rules, self.servers, self.way, name=_REPAIR, timeout=None, former=former) as fresh:
             yield fresh
+
+
+def refuse_parted(move: Move) -> None:
+    """Once the source has been opened without the target, neither side has all that was written."""
+    source = move.end("source")
+    with connect.translated(source, "the fence"):
+        parted = fence.reopened(move.sessions["source"])
+    fenced = True
+    if move.unended is not None:
+        with connect.translated(move.away, "the fence"):
+            fenced = bool(fence.standing(move.sessions[move.away.role]))
+    if parted or not fenced:
+        raise errors.Refused(
+            f"{source.label if parted else move.away.label} accepts writes again without {move.end('target').label}:"
+            " each side may have writes that the other one has not",
+            hint="Leave traffic where it is. `mishika-migrate complete` ends this move; then begin a new one.",
+        )
 
 
 @contextlib.contextmanager

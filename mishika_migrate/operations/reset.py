@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mishika_migrate import errors, model, plan
-from mishika_migrate.pg import connect, delta, indexes, ledger, transfer
+from mishika_migrate.pg import connect, delta, indexes, journal, ledger, transfer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Undo:
     Of a table of which the run wanted an interval only that goes: `within`. `rows` are those that the
     tables hold now, `foreign` those of them that the run has not brought. Rows that the run has merged
     into those of the target cannot be told from them: the tables `merged` stay as they are. Rows that
-    `emptied` tables had before the run are gone.
+    `emptied` tables had before the run are gone. `objects` are what was made for following, which stay.
     """
 
     run: str
@@ -31,6 +31,7 @@ class Undo:
     within: Mapping[model.TableName, model.Interval] = field(default_factory=dict)
     merged: tuple[model.TableName, ...] = ()
     emptied: tuple[model.TableName, ...] = ()
+    objects: tuple[str, ...] = ()
 
 
 def look(target: model.Endpoint) -> Undo:
@@ -100,6 +101,9 @@ def _look(session: connect.Session, target: model.Endpoint) -> Undo:
         within=within,
         merged=tuple(table for table in written if table in todo.merged),
         emptied=tuple(table for step in gone for table in step.tables),
+        objects=tuple(
+            f"{kind} {name} on the {side}" for side, kind, name in journal.objects(session) if kind != "heartbeat"
+        ),
     )
 
 

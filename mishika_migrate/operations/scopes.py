@@ -19,13 +19,15 @@ _NAME = "mishika-migrate/verify"
 class Scope:
     """Which tables are compared, within which intervals, and where that was said.
 
-    `existing` says of which tables rows were merged into the target's.
+    `existing` says of which tables rows were merged into the target's. `idle` are needed when they are
+    used, and were not when the runs looked.
     """
 
     tables: tuple[str, ...]
     said: str
     within: Mapping[str, model.Interval] = field(default_factory=dict)
     existing: Mapping[str, model.Existing] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
 
 
 def choose(
@@ -38,8 +40,9 @@ def choose(
 ) -> Scope:
     """What is `wanted`; without that what the target's ledger says, or else what is required or in use."""
     if wanted is None and (found := copied(end)) is not None:
-        return found
-    chosen = selection.select(rules, source, wanted or selection.Wanted(), target=target)
+        return in_use(found, source, target)
+    asked = dataclasses.replace(wanted or selection.Wanted(), use="either")
+    chosen = selection.select(rules, source, asked, target=target)
     intervals = {
         each.table: interval
         for each in chosen.chosen
@@ -60,20 +63,28 @@ def _lost(rules: matrix.Matrix, chosen: model.Selection) -> list[str]:
     return [entry.table for entry in rules.entries if entry.need == "required" and entry.table not in known]
 
 
+def in_use(found: Scope, source: model.Catalog, target: model.Catalog) -> Scope:
+    """With those of its idle tables that one of the sides has rows of by now."""
+    more = tuple(name for name in found.idle if selection.used(name, source, target))
+    return dataclasses.replace(found, tables=(*found.tables, *more))
+
+
 def copied(target: model.Endpoint) -> Scope | None:
     """All that the runs in the ledger have copied; None without any."""
     runs = _runs(target)
     if not runs:
         return None
     parts: dict[str, list[model.Interval | None]] = {}
+    idle: dict[str, None] = {}
     for _, todo in runs:
         intervals = {table.name: interval for table, interval in todo.intervals.items()}
         for chosen in todo.chosen:
             parts.setdefault(chosen.table, []).append(intervals.get(chosen.table))
+        idle |= {left.table: None for left in todo.left if left.reason == selection.IDLE}
     within = {table: whole for table, found in parts.items() if (whole := _joined(found)) is not None}
     last = runs[-1][0]
     many = f"as run {last} copied" if len(runs) == 1 else f"as {len(runs)} runs copied, the last of them {last}"
-    return Scope(tables=tuple(parts), said=many, within=within)
+    return Scope(tables=tuple(parts), said=many, within=within, idle=tuple(each for each in idle if each not in parts))
 
 
 def _joined(parts: Sequence[model.Interval | None]) -> model.Interval | None:

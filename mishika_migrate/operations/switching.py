@@ -1,6 +1,6 @@
 """A switch of traffic from one server to the other: gates, fence, drain, proof, way back, the operator's command.
 
-Imports moves, gates, verify, sync, pg and the words. `cutover` goes from source to target, `rollback` the
+Imports moves, gates, proving, sync, pg and the words. `cutover` goes from source to target, `rollback` the
 other way; both are this flow. Until the operator's command may have run, whatever fails lifts the fence, and
 nothing was switched.
 """
@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from mishika_migrate import errors, events, findings, matrix, model, words
-from mishika_migrate.operations import gates, levelling, moves, streams, verify
+from mishika_migrate import errors, events, following, matrix, model, words
+from mishika_migrate.operations import gates, levelling, moves, proving, streams
 from mishika_migrate.operations import sync as syncing
 from mishika_migrate.pg import connect, ddl, fence, journal, replication
 
@@ -52,7 +52,7 @@ def foresee(rules: matrix.Matrix, servers: moves.Servers, way: model.Way, *, opt
         if not found.unmet:
             began = time.monotonic()
             # Traffic goes on meanwhile, so that a difference means nothing.
-            _compare(move, _since(move.now()), options.jobs, lambda _: None)
+            proving.all_but_history(move, move.now(), options.jobs, lambda _: None)
             steps.append(
                 model.Taken(
                     name="proof", said="all keys, core tables, recent history", seconds=time.monotonic() - began
@@ -86,12 +86,13 @@ def carry_out(
     with moves.opened(rules, servers, way, method=options.method, timeout=options.timeout) as move:
         _clear(move)
         _refuse_order(move)
-        if move.unended is not None:
-            emit(events.Noticed(message="an earlier attempt was ended while it switched; going on from there"))
-            return _Switch(move, options, perform, emit, number=move.unended.id).end()
         if move.before is not None and move.before.open:
             emit(events.Noticed(message=f"giving up what an earlier attempt has left ({move.before.state})"))
             give_up(move, move.before)
+        if move.unended is not None:
+            emit(events.Noticed(message="an earlier attempt was ended while it switched; going on from there"))
+            return _Switch(move, options, perform, emit, number=move.unended.id).end()
+        emit(events.Noticed(message=f"by {move.method}: {move.why}"))
         found = gates.pass_all(move, options)
         if found.unmet:
             raise gates.not_met(found.unmet)
@@ -139,6 +140,7 @@ def _clear(move: moves.Move) -> None:
 
 def _refuse_order(move: moves.Move) -> None:
     """Each verb after the one that it follows."""
+    moves.refuse_parted(move)
     done = move.settled if move.settled is not None and move.settled.state == "finished" else None
     if move.way == "forward" and done is not None and done.way == "forward":
         raise errors.Refused(
@@ -149,76 +151,6 @@ def _refuse_order(move: moves.Move) -> None:
         raise errors.Refused(
             "there is no cutover to roll back", hint="`mishika-migrate follow status` shows where things are."
         )
-
-
-# -- what is compared -----------------------------------------------------------------------------
-
-_LATE = datetime.timedelta(minutes=10)
-"""A row of a log is written when its request ends, and bears the time at which it began."""
-_RECENT = datetime.timedelta(seconds=30)
-
-
-def _since(now: datetime.datetime) -> datetime.datetime:
-    return now - _RECENT - _LATE
-
-
-def _compare(move: moves.Move, since: datetime.datetime, jobs: int, emit: Emit) -> model.Proof:
-    """Everything, of logs only what is not older than `since`."""
-    return verify.of_switch(
-        move.rules,
-        move.catalogs,
-        move.scope(since=since),
-        move.end("source"),
-        move.end("target"),
-        name=move.name,
-        jobs=jobs,
-        fenced=True,
-        emit=_of_note(emit),
-    )
-
-
-def _of_note(emit: Emit) -> Emit:
-    """Without the tables that are equal."""
-
-    def hear(event: events.Event) -> None:
-        if not (isinstance(event, events.TableCompared) and not event.content.different):
-            emit(event)
-
-    return hear
-
-
-def _compare_history(move: moves.Move, now: datetime.datetime, jobs: int, emit: Emit) -> None:
-    """What of logs the comparison under the fence leaves out, and nobody has compared yet."""
-    proved = move.follow.proved if move.follow else ""
-    begun = datetime.datetime.fromisoformat(proved) - _LATE if proved else None
-    scope = move.logs(since=begun, before=now - _RECENT)
-    if not scope.tables:
-        return
-    emit(events.Noticed(message=f"comparing history before the fence: {', '.join(scope.tables)}"))
-    proof = verify.of_switch(
-        move.rules,
-        move.catalogs,
-        scope,
-        move.end("source"),
-        move.end("target"),
-        name=move.name,
-        jobs=jobs,
-        fenced=False,
-        rechecks=5,
-        emit=_of_note(emit),
-    )
-    if proof.different:
-        raise _differs(proof, move)
-    move.ask(lambda session: journal.set_proved(session, f"{now.isoformat()}Z"))
-
-
-def _differs(proof: model.Proof, move: moves.Move) -> errors.GateNotMet:
-    unequal = [content.table for content in proof.contents if content.different]
-    where = f" (in {findings.few(unequal)})" if unequal else ""
-    return errors.GateNotMet(
-        f"{move.toward.label} is not what {move.away.label} is{where}: {proof.headline}",
-        hint="`mishika-migrate verify` lists every difference; `sync` mends them where nothing follows.",
-    )
 
 
 # -- the switch itself ----------------------------------------------------------------------------
@@ -260,7 +192,7 @@ class _Switch:
             with self._step("level", f"{move.toward.label} is brought level once, while traffic goes on"):
                 self._prepare()
                 self._pass()
-        _compare_history(move, now, self._options.jobs, self._emit)
+        proving.history(move, now, self._options.jobs, self._emit)
         try:
             self._number = move.ask(
                 lambda session: journal.begin_switch(session, run=move.run, way=move.way, method=move.method)
@@ -292,7 +224,7 @@ class _Switch:
             self._set_sequences()
         back = "; the way back is there" if self._returns else ""
         with self._step("proof", f"all keys, core tables and recent history are equal{back}"):
-            self._prove(_since(now))
+            self._prove(now)
         move.enter(number, "switching")
         # Nothing may follow this in here: from now on the new side may have traffic.
         self._committed = True
@@ -348,18 +280,21 @@ class _Switch:
             with connect.translated(move.away, step.id):
                 value, called = ddl.last_value(away, step)
             with connect.translated(move.toward, step.id):
-                ddl.set_sequence(toward, step, value + self._options.margin, called)
+                ddl.set_sequence(toward, step, value, called, margin=self._options.margin)
 
-    def _prove(self, since: datetime.datetime) -> None:
+    def _prove(self, now: datetime.datetime) -> None:
         """The comparison, and meanwhile the way back."""
         move = self._move
         with ThreadPoolExecutor(1, thread_name_prefix="return") as pool, connect.given_up(move.name):
             back = pool.submit(self._return) if self._returns else None
-            proof = _compare(move, since, self._options.jobs, self._emit)
+            proof = proving.all_but_history(move, now, self._options.jobs, self._emit)
             if proof.different:
-                raise _differs(proof, move)
+                raise proving.differs(proof, move)
             if back is not None:
                 back.result()
+            elif move.method == "replication":
+                # Should the way back be a pass of sync, what it writes must not flow on.
+                move.stream(move.way).enable(move.sessions, enabled=False)
         move.enter(self._number or 0, "proved")
 
     @property
@@ -437,17 +372,11 @@ class _Switch:
             except (errors.Error, KeyboardInterrupt) as error:
                 raise CommandFailed(error) from error
         pause = time.monotonic() - self._fenced if self._fenced else 0.0
-        other: model.Way = "back" if move.way == "forward" else "forward"
         if move.follow is not None:
-            move.ask(lambda session: journal.set_follow(session, way=other, ready=self._returns))
+            self._turn_round()
         move.ask(lambda session: journal.supersede(session, move.way))
         move.enter(number, "finished")
-        left: list[str] = []
-        if move.method == "replication":
-            try:
-                move.stream(move.way).remove(move.sessions)
-            except errors.Error as error:
-                left.append(f"{move.stream(move.way).name}: {error.message}")
+        left = self._clear_up() if move.follow is not None else []
         return model.Switched(
             way=move.way,
             method=move.method,
@@ -460,11 +389,34 @@ class _Switch:
             left=tuple(left),
         )
 
+    def _turn_round(self) -> None:
+        """What follows now, and what its tables look like on the side that is followed."""
+        move = self._move
+        assert move.follow is not None
+        other: model.Way = "back" if move.way == "forward" else "forward"
+        shape = following.fingerprint(move.catalogs[0 if move.toward.role == "source" else 1], move.follow.tables)
+        # An attempt that is ended by another one may have been without a way back.
+        returns = move.method == "replication" and None not in self._opposite.state(move.sessions)
+        move.ask(lambda session: journal.set_follow(session, way=other, ready=returns, fingerprint=shape))
+
+    def _clear_up(self) -> list[str]:
+        """Takes away what has no use any more: by sync nothing follows, in either direction. What could not go."""
+        move = self._move
+        gone = [move.stream(move.way)] if move.method == "replication" else [move.stream(move.way), self._opposite]
+        left = []
+        for stream in gone:
+            try:
+                stream.remove(move.sessions)
+            except errors.Error as error:
+                left.append(f"{stream.name}: {error.message}")
+        return left
+
     def _undo(self, error: BaseException) -> None:
         """Raises what is true now: in sessions of its own, because the others may be what failed."""
         move = self._move
         verb = "cutover" if move.way == "forward" else "rollback"
         late = move.late
+        lifted = _lifted(move.away)
         try:
             with move.anew() as fresh:
                 before = fresh.before
@@ -472,10 +424,14 @@ class _Switch:
                 if before is not None and (before.open or before.id == self._number):
                     give_up(fresh, before)
         except errors.Error as worse:
+            fenced = (
+                f"{move.away.label} accepts writes again; not everything of the attempt could be taken away"
+                if lifted
+                else f"but the fence on {move.away.label} could not be lifted"
+            )
             raise errors.GateNotMet(
-                f"{_reason(error, late, self._options.timeout)}; nothing was switched, but the fence on"
-                f" {move.away.label} could not be lifted: {worse.message}",
-                hint=f"`mishika-migrate cutover --abort` lifts it, as soon as both servers answer ({verb} does, too).",
+                f"{_reason(error, late, self._options.timeout)}; nothing was switched, {fenced}: {worse.message}",
+                hint=f"`mishika-migrate cutover --abort` does it, as soon as both servers answer ({verb} does, too).",
             ) from error
         if isinstance(error, errors.Error | connect.Stopped):
             raise errors.GateNotMet(
@@ -486,6 +442,26 @@ class _Switch:
             ) from error
 
 
+_RESTART_SECONDS = 15.0
+
+
+def _lifted(end: model.Endpoint) -> bool:
+    """Lifts the fence there, whatever has become of the other server; waits while that one restarts."""
+    until = time.monotonic() + _RESTART_SECONDS
+    while True:
+        try:
+            with (
+                connect.session(end, name=f"{moves.NAME}/lift", answered=True) as session,
+                connect.translated(end, "the fence"),
+            ):
+                fence.lift(session)
+                return True
+        except errors.Error:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.25)
+
+
 def _reason(error: BaseException, late: bool, timeout: float) -> str:
     if isinstance(error, errors.Interrupted):
         return "interrupted"
@@ -494,12 +470,16 @@ def _reason(error: BaseException, late: bool, timeout: float) -> str:
     return error.message if isinstance(error, errors.Error) else str(error) or type(error).__name__
 
 
-def reopen(source: model.Endpoint) -> str:
-    """The source accepts writes again, whatever becomes of the target; says how far it had got with its changes."""
-    with connect.session(source, name=moves.NAME) as session:
+def reopen(source: model.Endpoint, *, margin: int) -> str:
+    """The source accepts writes again, whatever becomes of the target; says how far it had got with its changes.
+
+    From then on no other verb but `complete` goes on with the move.
+    """
+    with connect.session(source, name=moves.NAME) as session, connect.translated(source):
         row = replication.last_heard(session, "target")
         # Should the target come back, its changes would overwrite what is written here from now on.
         for each in replication.subscriptions(session):
-            replication.enable(session, each.name, enabled=False)
-        fence.lift(session)
+            replication.unsubscribe(session, each.name)
+        ddl.advance_sequences(session, source.schema, margin=margin)
+        fence.lift(session, alone=True)
     return f" The last sign of the target is of {row}." if row else ""

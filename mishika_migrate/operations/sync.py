@@ -23,6 +23,7 @@ from mishika_migrate import (
     loading,
     matrix,
     model,
+    obstacles,
     occupancy,
     privileges,
     selection,
@@ -67,7 +68,8 @@ def prepare(
     """
     said = "as asked for"
     if wanted is None:
-        wanted, span, said = _last(target, span)
+        wanted, span, said = _last(rules, target, span)
+    wanted = dataclasses.replace(wanted, use="either")
     return _prepared(rules, source, target, wanted, span, said, options)
 
 
@@ -95,6 +97,7 @@ def _prepared(
     noticed = (
         *(each for each in found.plan.findings if each.code not in _EXPECTED | passing),
         *(each for step in (*scene.core, *scene.history) for each in _privileges(step, theirs)),
+        *(each for step in (*scene.core, *scene.history) for each in _firing(step, theirs)),
         *privileges.temporary(theirs),
     )
     if any(each.severity == "refuse" for each in noticed):
@@ -117,8 +120,17 @@ def _prepared(
     if options.held:
         return scene, warned
     tables = [step.target.name for step in (*scene.core, *scene.history)]
-    told = liveness.guard(rules, source, target, tables, overwrite=options.overwrite, read=found.catalogs)
+    told = liveness.guard(rules, source, target, tables, overwrite=options.overwrite, read=(ours, theirs))
     return scene, (*warned, *told)
+
+
+def _refuse_live(
+    scene: levelling.Scene, source: model.Endpoint, target: model.Endpoint, options: Options
+) -> tuple[str, ...]:
+    if options.held or options.overwrite:
+        return ()
+    tables = [step.target.name for step in (*scene.core, *scene.history)]
+    return liveness.guard(scene.rules, source, target, tables, overwrite=False, read=(scene.source, scene.target))
 
 
 _NAME = "mishika-migrate/sync"
@@ -128,7 +140,6 @@ _WHOLE = 10**15  # no table is cut
 _EXPECTED = frozenset(
     {
         "fenced",
-        "abandoned-slot",
         "target-has-rows",
         "unfinished-run",
         "left-behind",
@@ -152,19 +163,28 @@ def _privileges(step: model.CopyTable, target: model.Catalog) -> Iterator[model.
         )
 
 
+def _firing(step: model.CopyTable, target: model.Catalog) -> Iterator[model.Finding]:
+    place = target.table(step.target.name)
+    yield from obstacles.levelling(place) if place else ()
+
+
 def _views(source: model.Catalog, target: model.Catalog) -> Iterator[str]:
     """A copy has made them; without one they are missing, and `verify` says so."""
     if names := sorted(view.name for view in views.missing(source, target)[0]):
         yield f"the target lacks views of the source, which sync does not create, but copy does: {', '.join(names)}"
 
 
-def _last(target: model.Endpoint, span: history.Span | None) -> tuple[selection.Wanted, history.Span | None, str]:
-    """What the last run has copied; all that keeps keys working where there was none."""
+def _last(
+    rules: matrix.Matrix, target: model.Endpoint, span: history.Span | None
+) -> tuple[selection.Wanted, history.Span | None, str]:
+    """What the runs have copied, and what has come into use since; all that keeps keys working where there was none."""
     last = scopes.copied(target)
     if last is None:
         return selection.Wanted(), span, "what is required or in use: the target has no run in its ledger"
     within = next(iter(last.within.values()), None)
-    return selection.Wanted(only=last.tables), history.span(within) if within else span, last.said
+    # The history of migrations went with the schema, and is compared by every plan.
+    tables = tuple(table for table in last.tables if table != rules.migrations)
+    return selection.Wanted(only=tables, also=last.idle), history.span(within) if within else span, last.said
 
 
 def _scene(
@@ -177,19 +197,40 @@ def _scene(
             if isinstance(step, model.CopyTable):
                 place = core if stage.name == "core" else others
                 place.setdefault(step.target, _whole(step))
-    # What references a core table is bound to its rows.
-    while tied := [name for name in others if _references(target, name.name) & {each.name for each in core}]:
-        core |= {name: others.pop(name) for name in tied}
+    # A table that references another one, or is referenced, is bound to its rows: they change together.
+    names = {each.name for each in (*core, *others)}
+    referenced = {other for name in names for other in _references(target, name)}
+    tied = [each for each in others if each.name in referenced or _references(target, each.name) & names]
+    core |= {name: others.pop(name) for name in tied}
     return levelling.Scene(
         rules=rules,
         source=source,
         target=target,
         todo=todo,
         said=said,
-        core=tuple(core.values()),
+        core=tuple(core[name] for name in _parents_first(target, tuple(core))),
         history=tuple(others.values()),
         sequences=tuple(step for step in todo.steps if isinstance(step, model.SetSequence)),
     )
+
+
+def _parents_first(target: model.Catalog, tables: Sequence[model.TableName]) -> list[model.TableName]:
+    """As they are, but for tables that are referenced by one before them; circles stay as they are."""
+    placed: dict[model.TableName, None] = {}
+    open_: set[model.TableName] = set()
+
+    def put(name: model.TableName) -> None:
+        if name in placed or name in open_:
+            return
+        open_.add(name)
+        for other in tables:
+            if other.name in _references(target, name.name):
+                put(other)
+        placed[name] = None
+
+    for name in tables:
+        put(name)
+    return list(placed)
 
 
 def _whole(step: model.CopyTable) -> model.CopyTable:
@@ -222,7 +263,7 @@ def foresee(
             return change
 
         with ThreadPoolExecutor(options.jobs, thread_name_prefix="sync") as pool, connect.given_up(_NAME):
-            changes = list(pool.map(one, (*scene.core, *scene.history)))
+            changes = sides.results([pool.submit(one, step) for step in (*scene.core, *scene.history)])
         judged = _keys(scene, seen.first, method, options)
         _warn(scene, seen.first, changes, emit)
     return model.Sync(
@@ -274,9 +315,21 @@ def carry_out(
         stack.callback(holder.release)
         name = f"mishika-migrate/{run}/step/sync"
         seen = stack.enter_context(sides.Sides(source, target, name=name, snapshots={"source": holder.name}))
-        work = levelling.Pass(scene, seen, source, target, run=run, name=name, waits=waits, holder=holder, emit=emit)
-        changes = work.core()
-        changes += work.history(watch, delete=options.delete_extra, jobs=options.jobs)
+        work = levelling.Pass(
+            scene,
+            seen,
+            source,
+            target,
+            run=run,
+            name=name,
+            waits=waits,
+            holder=holder,
+            emit=emit,
+            delete=options.delete_extra,
+        )
+        # A proxy may have come while somebody was asked; from here on it has to wait for the lock.
+        changes = work.core(check=lambda: _refuse_live(scene, source, target, options))
+        changes += work.history(watch, jobs=options.jobs)
         if options.former:
             merge.forget(watch, options.former)
     return model.Sync(

@@ -358,6 +358,12 @@ def cancel_leftovers(connection: Session, prefix: str, *, seconds: float) -> Non
             break
 
 
+def make_schema(session: Session) -> None:
+    """Ours, where it is missing: to say IF NOT EXISTS takes CREATE on the database even where it is there."""
+    if session.execute("SELECT to_regnamespace('mishika_migrate')").fetchone() == (None,):
+        session.execute("CREATE SCHEMA IF NOT EXISTS mishika_migrate")
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 

@@ -21,8 +21,10 @@ def last_value(source: connect.Session, step: model.SetSequence) -> tuple[int, b
     return int(str(row[0])), bool(row[1])
 
 
-def set_sequence(target: connect.Session, step: model.SetSequence, value: int, called: bool) -> None:
-    """Gives the target's sequence the source's `last_value`; one that is ahead already stays.
+def set_sequence(
+    target: connect.Session, step: model.SetSequence, value: int, called: bool, *, margin: int = 0
+) -> None:
+    """Gives the target's sequence the source's `last_value`, and `margin` more; one that is ahead already stays.
 
     Ahead is further down for one that counts down.
     `max(column)` would hand out the number of a deleted row again. setval is not undone by a
@@ -30,17 +32,54 @@ def set_sequence(target: connect.Session, step: model.SetSequence, value: int, c
     """
     target.execute(
         sql.SQL(
-            "SELECT setval({regclass}, {value}, {called})"
-            " FROM {sequence} t, pg_sequence s, sign(s.seqincrement::numeric) AS way"
+            "SELECT setval({regclass}, wanted, {called})"
+            " FROM {sequence} t, pg_sequence s, sign(s.seqincrement::numeric) AS way,"
+            " LATERAL (SELECT greatest(least({value} + {margin} * way, s.seqmax), s.seqmin)::int8 AS wanted) w"
             " WHERE s.seqrelid = {regclass}::regclass"
-            " AND (t.last_value * way, t.is_called) < ({value} * way, {called})"
+            " AND (t.last_value * way, t.is_called) < (wanted * way, {called})"
         ).format(
+            margin=sql.Literal(margin),
             regclass=sql.Literal(_name(step.target).as_string()),
             value=sql.Literal(value),
             called=sql.Literal(called),
             sequence=_name(step.target),
         )
     )
+
+
+def advance_sequences(session: connect.Session, schema: str, *, margin: int) -> tuple[str, ...]:
+    """Takes every sequence of a column past the rows that are there, and `margin` more; their names.
+
+    For a server whose rows came by replication, which leaves sequences alone, when the one that knows
+    their values is lost.
+    """
+    found = session.execute(
+        "SELECT s.relname::text, t.relname::text, a.attname::text FROM pg_class s"
+        " JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = s.oid AND d.deptype IN ('a', 'i')"
+        " JOIN pg_class t ON t.oid = d.refobjid JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid"
+        " WHERE s.relkind = 'S' AND s.relnamespace = to_regnamespace(quote_ident(%s))"
+        "   AND d.refclassid = 'pg_class'::regclass ORDER BY 1",
+        [schema],
+    ).fetchall()
+    for name, table, column in found:
+        place = model.TableName(schema=schema, name=str(name))
+        furthest = session.execute(
+            sql.SQL(
+                "SELECT (CASE WHEN q.seqincrement > 0 THEN greatest(max({column}), s.last_value)"
+                " ELSE least(min({column}), s.last_value) END)::int8"
+                " FROM pg_sequence q, {sequence} s LEFT JOIN {table} ON true WHERE q.seqrelid = {regclass}::regclass"
+                " GROUP BY q.seqincrement, s.last_value"
+            ).format(
+                column=sql.Identifier(str(column)),
+                sequence=_name(place),
+                table=sql.Identifier(schema, str(table)),
+                regclass=sql.Literal(_name(place).as_string()),
+            )
+        ).fetchone()
+        assert furthest is not None
+        step = model.SetSequence(source=place, target=place)
+        set_sequence(session, step, int(str(furthest[0])), True, margin=margin)
+    return tuple(str(row[0]) for row in found)
 
 
 def references(target: connect.Session) -> list[tuple[model.TableName, model.TableName]]:

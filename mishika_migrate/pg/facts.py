@@ -167,9 +167,9 @@ JOIN pg_class c ON c.oid = tree.relation JOIN pg_namespace n ON n.oid = c.relnam
 # 13 and later) go on and off with it. The fence of a cutover changes no row.
 TRIGGERS = f"""
 SELECT tree.root::int8 AS oid, t.tgname::text AS name, n.nspname::text AS schema, c.relname::text AS "table",
-       t.tgenabled = 'A' AS always
+       t.tgenabled = 'A' AS always, t.tgtype & 4 = 4 AS on_insert
 FROM {TREE} JOIN pg_trigger t ON t.tgrelid = tree.relation
-WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 4 = 4 AND t.tgname <> 'mishika_migrate_fence'
+WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 28 > 0 AND t.tgname <> 'mishika_migrate_fence'
   AND (tree.relation = tree.root OR t.tgtype & 1 = 1)
   AND NOT EXISTS (SELECT FROM pg_trigger up
                   WHERE up.oid = (to_jsonb(t) ->> 'tgparentid')::oid AND up.tgenabled IN ('O', 'A'))

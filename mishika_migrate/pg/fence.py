@@ -27,7 +27,6 @@ _OID = (
 )
 
 _FUNCTION = """
-CREATE SCHEMA IF NOT EXISTS mishika_migrate;
 CREATE OR REPLACE FUNCTION mishika_migrate.fence() RETURNS trigger LANGUAGE plpgsql SET search_path = '' AS {body}
 """
 
@@ -41,6 +40,7 @@ END
 """
 
 _OPEN = "BEGIN RETURN NULL; END"
+_REOPENED = "BEGIN RETURN NULL; END /* without the other side, which may have writes that this one has not */"
 
 
 def tables(session: connect.Session, schema: str) -> tuple[model.TableName, ...]:
@@ -51,6 +51,15 @@ def tables(session: connect.Session, schema: str) -> tuple[model.TableName, ...]
         [schema],
     )
     return tuple(model.TableName(schema=schema, name=str(row[0])) for row in found)
+
+
+def placeable(session: connect.Session) -> bool:
+    """Whether the role may make the fence's function: in our schema, or with it."""
+    row = session.execute(
+        "SELECT coalesce(has_schema_privilege(to_regnamespace('mishika_migrate')::oid, 'CREATE'),"
+        " has_database_privilege(current_database(), 'CREATE'))"
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def unfenceable(session: connect.Session, schema: str) -> tuple[str, ...]:
@@ -73,6 +82,7 @@ def raise_(
     deadlocks (40P01) under 300 requests a second. What a transaction wrote before it met the fence is rolled back.
     """
     body = _CLOSED.format(setting=PASS, word=WORD, state=_STATE, message=_literal(message), hint=_literal(hint))
+    connect.make_schema(session)
     session.execute(_FUNCTION.format(body=_literal(body)).encode())
     # CREATE OR REPLACE TRIGGER came with 14; a DROP waits for readers, too.
     replacing = session.info.server_version >= 14_00_00
@@ -91,10 +101,21 @@ def raise_(
             )
 
 
-def lift(session: connect.Session) -> None:
-    """Everybody may write again, at once: it waits for no lock. The triggers stay, and let everything through."""
+def lift(session: connect.Session, *, alone: bool = False) -> None:
+    """Everybody may write again, at once: it waits for no lock. The triggers stay, and let everything through.
+
+    `alone` notes in its text that the other side was not asked (see `reopened`).
+    """
     if exists(session):
-        session.execute(_FUNCTION.format(body=_literal(_OPEN)).encode())
+        session.execute(_FUNCTION.format(body=_literal(_REOPENED if alone else _OPEN)).encode())
+
+
+def reopened(session: connect.Session) -> bool:
+    """Whether it was lifted without the other side, which may have writes that this one has not."""
+    row = session.execute(
+        (f"SELECT prosrc LIKE '%/* without the other side%' FROM pg_proc WHERE oid = {_OID}").encode()
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def exists(session: connect.Session) -> bool:

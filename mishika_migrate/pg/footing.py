@@ -41,17 +41,20 @@ FROM pg_class c WHERE c.relnamespace = to_regnamespace(quote_ident(%(schema)s)) 
 ORDER BY array_position(%(tables)s::text[], c.relname::text)
 """
 
-# A transaction without a number has written nothing, and no slot waits for it; but a fence waits for its locks.
+# A transaction without a number has written nothing, and no slot waits for it; but a fence waits for its locks, and
+# for those of VACUUM, which autovacuum gives back when it is asked, unless it prevents wraparound.
 _WRITERS = """
 SELECT coalesce(nullif(application_name, ''), 'a session without a name') || ' as ' || coalesce(usename::text, '?')
     || ' from ' || coalesce(host(client_addr), 'a local socket') || ', backend ' || pid AS who,
   extract(epoch FROM clock_timestamp() - xact_start)::float8 AS seconds, false AS prepared
 FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+  AND (backend_type = 'client backend' OR query LIKE 'autovacuum: %% (to prevent wraparound)')
   AND xact_start < clock_timestamp() - make_interval(secs => %(seconds)s)
   AND NOT starts_with(application_name, 'mishika-migrate/')
   AND (backend_xid IS NOT NULL OR EXISTS (SELECT FROM pg_locks l WHERE l.pid = pg_stat_activity.pid AND l.granted
-    AND l.mode IN ('RowExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+      'ExclusiveLock', 'AccessExclusiveLock')
     AND l.locktype = 'relation' AND l.relation >= 16384))
 UNION ALL
 SELECT 'prepared transaction ' || quote_literal(gid), extract(epoch FROM clock_timestamp() - prepared)::float8, true

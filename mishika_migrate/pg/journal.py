@@ -69,10 +69,18 @@ def begin_follow(session: connect.Session, follow: model.Follow) -> None:
         )  # fmt: skip
 
 
-def set_follow(session: connect.Session, *, way: model.Way | None = None, ready: bool | None = None) -> None:
+def set_follow(
+    session: connect.Session,
+    *,
+    way: model.Way | None = None,
+    ready: bool | None = None,
+    fingerprint: str | None = None,
+) -> None:
     with _surely(session):
         session.execute(
-            "UPDATE mishika_migrate.follow SET way = coalesce(%s, way), ready = coalesce(%s, ready)", [way, ready]
+            "UPDATE mishika_migrate.follow SET way = coalesce(%s, way), ready = coalesce(%s, ready),"
+            " fingerprint = coalesce(%s, fingerprint)",
+            [way, ready, fingerprint],
         )
 
 

@@ -23,7 +23,6 @@ _UPGRADED = (0, 2)  # none, and one that lacks tables only
 _LOCK = 0x6D69_7368_696B_61  # "mishika"
 
 _CREATE = """
-CREATE SCHEMA IF NOT EXISTS mishika_migrate;
 COMMENT ON SCHEMA mishika_migrate IS 'mishika-migrate: runs and steps; `mishika-migrate cleanup` removes it';
 CREATE TABLE IF NOT EXISTS mishika_migrate.layout (version int PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS mishika_migrate.run (
@@ -145,6 +144,7 @@ def create(session: connect.Session) -> None:
     version = _one(session, "SELECT max(version) FROM mishika_migrate.layout") if exists(session) else 0
     if version in _UPGRADED:
         with connect.transaction(session):
+            connect.make_schema(session)
             session.execute(_CREATE)
             session.execute("DELETE FROM mishika_migrate.layout")
             session.execute("INSERT INTO mishika_migrate.layout VALUES (%s)", [_LAYOUT])

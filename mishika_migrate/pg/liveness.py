@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -36,26 +37,31 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landing:
-    """When a run has brought the last rows of a table."""
+    """When a run, named by its tool and with its plan as JSON, has brought the last rows of a table."""
 
     run: str
+    tool: str
+    plan: str
+    table: str
     at: str
 
 
-def landings(session: connect.Session, source: str) -> dict[str, Landing]:
-    """By table, the last time that rows of that source arrived, of whichever run."""
+def landings(session: connect.Session, source: str) -> tuple[Landing, ...]:
+    """Every run's from that source, the latest first."""
     found = session.execute(
-        'SELECT DISTINCT ON (s."table") s."table", r.id, s.finished::text FROM mishika_migrate.step s'
-        " JOIN mishika_migrate.run r ON r.id = s.run"
-        " WHERE r.source = %s AND r.state <> 'abandoned' AND s.\"table\" <> ''"
-        ' ORDER BY s."table", s.finished DESC',
+        "SELECT r.id, r.tool, r.plan, l.name, l.at::text FROM mishika_migrate.run r, LATERAL ("
+        '  SELECT s."table" AS name, max(s.finished) AS at FROM mishika_migrate.step s'
+        "  WHERE s.run = r.id AND s.\"table\" <> '' GROUP BY 1) l"
+        " WHERE r.source = %s AND r.state <> 'abandoned' ORDER BY l.at DESC",
         [source],
     )
-    return {str(row[0]): Landing(run=str(row[1]), at=str(row[2])) for row in found}
+    return tuple(
+        Landing(run=str(row[0]), tool=str(row[1]), plan=str(row[2]), table=str(row[3]), at=str(row[4])) for row in found
+    )
 
 
 def cutover(session: connect.Session) -> str:
-    """When a cutover to this database was completed; empty where none was.
+    """When a cutover to this database was completed, or begun to switch; empty where none was.
 
     By whatever the ledger's table of them holds, be it of another version.
     """
@@ -64,8 +70,9 @@ def cutover(session: connect.Session) -> str:
     found = _one(
         session,
         # One that went back has left the target again.
-        "SELECT max(to_jsonb(c) ->> 'finished') FROM mishika_migrate.cutover c"
-        " WHERE to_jsonb(c) ->> 'state' = 'finished' AND to_jsonb(c) ->> 'way' IS DISTINCT FROM 'back'",
+        "SELECT max(coalesce(to_jsonb(c) ->> 'finished', to_jsonb(c) ->> 'started')) FROM mishika_migrate.cutover c"
+        " WHERE to_jsonb(c) ->> 'state' IN ('finished', 'switching')"
+        " AND to_jsonb(c) ->> 'way' IS DISTINCT FROM 'back'",
     )
     return str(found) if found else ""
 
@@ -118,7 +125,16 @@ def roles(session: connect.Session, schema: str) -> Roles:
 
 def newest(session: connect.Session, rows: Rows, role: model.Role) -> str:
     """When the last of its rows came to be; empty without rows."""
-    query = sql.SQL("SELECT max({})::timestamptz::text FROM {}").format(_born(rows), _place(rows, role))
+    return _extreme(session, rows, role, "max")
+
+
+def oldest(session: connect.Session, rows: Rows, role: model.Role) -> str:
+    """When the first of its rows came to be; empty without rows."""
+    return _extreme(session, rows, role, "min")
+
+
+def _extreme(session: connect.Session, rows: Rows, role: model.Role, which: LiteralString) -> str:
+    query = sql.SQL("SELECT {}({})::timestamptz::text FROM {}").format(sql.SQL(which), _born(rows), _place(rows, role))
     return str(_one(session, query) or "")
 
 
@@ -131,12 +147,14 @@ class Newer:
     at: str
 
 
-def newer(session: connect.Session, rows: Rows, after: str, *, most: int) -> tuple[Newer, ...]:
-    """The target's rows that came to be after that moment, the latest first, `most` at most."""
+def newer(session: connect.Session, rows: Rows, after: str, *, since: str, most: int) -> tuple[Newer, ...]:
+    """The target's rows that came to be after that moment and not before the other, the latest first, `most` at
+    most."""
     query = sql.SQL(
         "SELECT {key}, {name}, ({born})::timestamptz(0)::text FROM {table} r"
-        " WHERE {born} > {after}::timestamptz ORDER BY {born} DESC LIMIT {most}"
+        " WHERE {born} > {after}::timestamptz AND {born} >= {since}::timestamptz ORDER BY {born} DESC LIMIT {most}"
     ).format(
+        since=sql.Literal(since),
         key=_key(rows),
         name=_name(rows),
         born=_born(rows),

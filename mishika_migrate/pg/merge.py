@@ -27,15 +27,16 @@ class Merge:
     """One table whose rows at `places` are to become the source's. `step` says which columns, in which format.
 
     `number` tells its temporary table from those of others in the same transaction. `uniques` are the
-    columns of the target's unique indexes beside the key.
+    target's unique indexes beside the key; columns that are `bound` are of the key or of a foreign key.
     """
 
     look: digest.Look
     step: model.CopyTable
     places: array[int]
     number: int
-    uniques: tuple[tuple[str, ...], ...] = ()
+    uniques: tuple[model.Index, ...] = ()
     columns: tuple[model.Column, ...] = ()
+    bound: frozenset[str] = frozenset()
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -127,63 +128,87 @@ def apply(session: connect.Session, merges: Sequence[Merge]) -> None:
             delete(session, each)
 
 
-def make_way(session: connect.Session, merge: Merge) -> None:
+def make_way(session: connect.Session, merge: Merge, *, known: bool = False) -> None:
     """Takes values of unique columns away from rows that have them still while others are to get them.
 
-    Only from rows that are about to be changed or removed. Under an index with a condition, others may have
-    the same value for good.
+    Only from rows that are about to be changed or, unless `known`, removed. Under an index with a condition,
+    others may have the same value for good.
     """
     kinds = {column.name: column for column in merge.columns}
     for unique in merge.uniques:
-        yielding = _yielding([kinds[name] for name in unique])
+        yielding = _yielding(merge, unique, [kinds[name] for name in unique.columns])
         for places in _batches(merge.places):
+            rows = sql.SQL(
+                "{rows} AND {place} IN (SELECT unnest({places}::int8[]))"
+                " AND EXISTS (SELECT FROM {incoming} i WHERE {same} AND NOT ({key})) AND {changing}"
+            ).format(
+                rows=digest.rows_of(merge.look, "target"),
+                place=digest.place(merge.look, "target"),
+                places=sql.Literal(places),
+                incoming=_incoming(merge),
+                same=_equal(unique.columns),
+                key=_equal(merge.key),
+                changing=sql.SQL("EXISTS (SELECT FROM {} i WHERE {})").format(_incoming(merge), _equal(merge.key))
+                if known
+                else sql.SQL("true"),
+            )
+            if yielding is None:
+                _refuse_any(session, merge, unique, rows)
+                continue
+            column, other = yielding
             session.execute(
                 sql.SQL(
                     "UPDATE {table} r SET {column} = {other} FROM ("
                     "SELECT r.tableoid AS relation, r.ctid AS place, row_number() OVER () AS number FROM {rows}"
-                    " AND {place} IN (SELECT unnest({places}::int8[]))"
-                    " AND EXISTS (SELECT FROM {incoming} i WHERE {same} AND NOT ({key}))"
                     ") u WHERE r.tableoid = u.relation AND r.ctid = u.place"
-                ).format(
-                    table=_table(merge),
-                    column=sql.Identifier(yielding.name),
-                    other=_out_of_the_way(merge, yielding),
-                    rows=digest.rows_of(merge.look, "target"),
-                    place=digest.place(merge.look, "target"),
-                    places=sql.Literal(places),
-                    incoming=_incoming(merge),
-                    same=_equal(unique),
-                    key=_equal(merge.key),
-                )
+                ).format(table=_table(merge), column=sql.Identifier(column), other=other, rows=rows)
             )
 
 
-_TEXTS = ("text", "character varying")
-_INTEGERS = ("smallint", "integer", "bigint")
-
-
-def _yielding(columns: Sequence[model.Column]) -> model.Column:
-    """The column whose value can be another one for a moment."""
-    known = (each for each in columns if each.type in (*_TEXTS, "uuid", *_INTEGERS))
-    return next((each for each in columns if each.nullable), None) or next(known, None) or columns[0]
-
-
-def _out_of_the_way(merge: Merge, column: model.Column) -> sql.Composable:
-    """A value that no row has; the row gets its own one in a moment."""
-    if column.nullable:
-        return sql.SQL("NULL")
-    if column.type in _TEXTS:
-        return sql.SQL("'mishika-migrate ' || md5(random()::text || r.ctid::text)")
-    if column.type == "uuid":
-        return sql.SQL("md5(random()::text || r.ctid::text)::uuid")
-    if column.type in _INTEGERS:
-        return sql.SQL("(SELECT least(min({}), 0) FROM {}) - u.number").format(
-            sql.Identifier(column.name), _table(merge)
+def _refuse_any(session: connect.Session, merge: Merge, unique: model.Index, rows: sql.Composed) -> None:
+    if session.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(rows)).fetchone() is not None:
+        raise errors.Refused(
+            f"rows of {merge.step.target.name} exchange values under {unique.name}, none of whose columns"
+            f" ({', '.join(unique.columns)}) can have another value for a moment; nothing of it was changed",
+            hint="Copy the table anew: `mishika-migrate copy --on-existing replace`.",
         )
-    raise errors.Refused(
-        f"unique column {column.name} of type {column.type} cannot be taken out of the way for a moment",
-        hint="Empty the table on the target and copy it anew.",
-    )
+
+
+_NUMBERS = ("smallint", "integer", "bigint", "numeric", "double precision")
+
+
+def _yielding(merge: Merge, unique: model.Index, columns: Sequence[model.Column]) -> tuple[str, sql.Composable] | None:
+    """A column, and a value for it that no row has; the row gets its own one in a moment. None where there is none."""
+    if "NULLS NOT DISTINCT" not in unique.definition:
+        for column in columns:
+            if column.nullable and column.name not in merge.key:
+                return column.name, sql.SQL("NULL")
+    for column in columns:
+        # What has another value meanwhile must not be what other rows are found by.
+        if column.name not in merge.bound and (other := _another(merge, column)) is not None:
+            return column.name, other
+    return None
+
+
+def _another(merge: Merge, column: model.Column) -> sql.Composable | None:
+    kind, _, rest = column.type.partition("(")
+    random = sql.SQL("md5(random()::text || r.ctid::text)")
+    least = sql.SQL("(SELECT min({}) FROM {})").format(sql.Identifier(column.name), _table(merge))
+    if kind == "text":
+        return random
+    if kind in ("character varying", "character") and rest:
+        return sql.SQL("left({}, {})").format(random, sql.Literal(int(rest.partition(")")[0])))
+    if kind == "uuid":
+        return sql.SQL("{}::uuid").format(random)
+    if kind == "bytea":
+        return sql.SQL("decode({}, 'hex')").format(random)
+    if kind in _NUMBERS:
+        return sql.SQL("least({}, 0) - u.number").format(least)
+    if kind == "date":
+        return sql.SQL("{} - u.number::int").format(least)
+    if kind.startswith("timestamp"):
+        return sql.SQL("{} - u.number * interval '1 second'").format(least)
+    return None
 
 
 def insert(session: connect.Session, merge: Merge) -> int:
@@ -229,23 +254,72 @@ def delete(session: connect.Session, merge: Merge) -> int:
     )
 
 
-def upsert(session: connect.Session, merge: Merge) -> int:
-    """Rows into a table that others write to: new ones are added, those of a known key replaced."""
-    names = [name for name in merge.step.columns if name not in merge.key]
-    assigned = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names]
-    action = sql.SQL("DO UPDATE SET {}").format(sql.SQL(", ").join(assigned)) if names else sql.SQL("DO NOTHING")
+def add(session: connect.Session, merge: Merge) -> int:
+    """Of rows without a key those that the target has too few of; what only the target has stays."""
+    name = _trusted(f"mishika_places_{merge.number}")
+    places = sql.Identifier("pg_temp", name)
+    session.execute(sql.SQL("CREATE TEMP TABLE {} (place int8) ON COMMIT DROP").format(sql.Identifier(name)))
+    for batch in _batches(merge.places):
+        session.execute(sql.SQL("INSERT INTO {} SELECT unnest({}::int8[])").format(places, sql.Literal(batch)))
+    row = sql.SQL("ROW({})::text").format(transfer.columns(merge.step))
+    numbered = sql.SQL(
+        "SELECT {columns}, {row} AS mishika_row, row_number() OVER (PARTITION BY {row}) AS mishika_number"
+    )
+    ours = numbered.format(columns=transfer.columns(merge.step), row=row)
     return session.execute(
         sql.SQL(
-            "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {incoming} i"
+            "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM ({ours} FROM {incoming}) i"
+            " WHERE NOT EXISTS (SELECT FROM ({ours} FROM {rows} AND {place} IN (SELECT place FROM {places})) r"
+            " WHERE (r.mishika_row, r.mishika_number) = (i.mishika_row, i.mishika_number))"
+        ).format(
+            table=_table(merge),
+            columns=transfer.columns(merge.step),
+            ours=ours,
+            incoming=_incoming(merge),
+            rows=digest.rows_of(merge.look, "target"),
+            place=digest.place(merge.look, "target"),
+            places=places,
+        )
+    ).rowcount
+
+
+def upsert(session: connect.Session, merge: Merge) -> tuple[int, int]:
+    """Rows into a table that others write to: how many were new, and how many of a known key had other values."""
+    names = [name for name in merge.step.columns if name not in merge.key]
+    known = session.execute(
+        sql.SQL("SELECT count(*) FROM {} i WHERE EXISTS (SELECT FROM {} r WHERE {})").format(
+            _incoming(merge), _table(merge), _equal(merge.key)
+        )
+    ).fetchone()
+    coming = session.execute(sql.SQL("SELECT count(*) FROM {}").format(_incoming(merge))).fetchone()
+    written = session.execute(
+        sql.SQL(
+            "INSERT INTO {table} AS r ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {incoming} i"
             " ON CONFLICT ({key}) {action}"
         ).format(
             table=_table(merge),
             columns=transfer.columns(merge.step),
             incoming=_incoming(merge),
             key=sql.SQL(", ").join(map(sql.Identifier, merge.key)),
-            action=action,
+            action=_unless_equal(names),
         )
     ).rowcount
+    new = int(str(coming[0])) - int(str(known[0])) if coming and known else 0
+    new = min(max(new, 0), written)
+    return new, written - new
+
+
+def _unless_equal(names: Sequence[str]) -> sql.Composable:
+    """Rows that are the same already are not written again, nor locked. As `pg.upsert` compares them."""
+    if not names:
+        return sql.SQL("DO NOTHING")
+    new, old = (
+        sql.SQL(", ").join(sql.SQL("{}.{}").format(sql.SQL(of), sql.Identifier(name)) for name in names)
+        for of in ("excluded", "r")
+    )
+    return sql.SQL(
+        "DO UPDATE SET ({names}) = ROW({new}) WHERE ROW({old})::record OPERATOR(pg_catalog.*<>) ROW({new})::record"
+    ).format(names=sql.SQL(", ").join(map(sql.Identifier, names)), new=new, old=old)
 
 
 def lock(session: connect.Session, tables: Sequence[model.TableName]) -> None:
@@ -275,7 +349,7 @@ def outsiders(
     found = session.execute(
         "SELECT c.relname::text, p.relname::text, k.conname::text FROM pg_constraint k"
         " JOIN pg_class c ON c.oid = k.conrelid JOIN pg_class p ON p.oid = k.confrelid"
-        " WHERE k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd')"
+        " WHERE k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd') AND k.conparentid = 0"
         "   AND k.confrelid = ANY (%s::text[]::regclass[]) AND NOT k.conrelid = ANY (%s::text[]::regclass[])"
         " ORDER BY 1, 2",
         [[_text(table) for table in parents], [_text(table) for table in inside]],

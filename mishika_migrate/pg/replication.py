@@ -269,7 +269,6 @@ def named(session: connect.Session) -> tuple[str, ...]:
 HEARTBEAT = model.TableName(schema="mishika_migrate", name="heartbeat")
 
 _HEARTBEAT = """
-CREATE SCHEMA IF NOT EXISTS mishika_migrate;
 CREATE TABLE IF NOT EXISTS mishika_migrate.heartbeat (
   side text PRIMARY KEY, beat int8 NOT NULL DEFAULT 0, lsn pg_lsn, at timestamptz
 );
@@ -283,6 +282,7 @@ def make_heartbeat(session: connect.Session, side: model.Role) -> None:
     that the subscriber does not have is silently left out. Those of both sides are made at once: a row
     made on both servers while one follows the other would collide.
     """
+    connect.make_schema(session)
     session.execute(_HEARTBEAT)
     session.execute("INSERT INTO mishika_migrate.heartbeat (side) VALUES ('source'), ('target') ON CONFLICT DO NOTHING")
     session.execute("UPDATE mishika_migrate.heartbeat SET beat = 0, lsn = NULL, at = NULL WHERE side = %s", [side])

@@ -6,7 +6,7 @@ Imports pg.connect and the words. Nothing is written through them.
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
@@ -60,6 +60,13 @@ def cause(calls: Iterable[Future[Any]]) -> BaseException:
     """Why they failed, of which at least one has: what was cancelled because of another is not the reason."""
     failed = [error for call in calls if not call.cancelled() and (error := call.exception())]
     return min(failed, key=lambda error: isinstance(error, errors.ServerError) and error.sqlstate == _CANCELED)
+
+
+def results(calls: Sequence[Future[_T]]) -> list[_T]:
+    """What they return, in their order; the cause as soon as one fails, when the others should be ended."""
+    if any(each.exception() for each in wait(calls, return_when=FIRST_EXCEPTION).done):
+        raise cause(each for each in calls if each.done())
+    return [each.result() for each in calls]
 
 
 class Sides:

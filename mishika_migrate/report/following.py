@@ -8,6 +8,8 @@ from __future__ import annotations
 from mishika_migrate import model, words
 from mishika_migrate.report import screen, terminal
 
+_GB = 1_000_000_000
+
 
 def standing(to: screen.Screen, follow: model.Follow | None, switch: model.Switch | None) -> None:
     """What the ledger says of a move, and the next command; nothing where there is none."""
@@ -16,10 +18,9 @@ def standing(to: screen.Screen, follow: model.Follow | None, switch: model.Switc
         began = switch.started.replace("T", " ").removesuffix("Z")
         screen.say(to, f"The {verb} of {began} UTC, by {switch.method}, is {switch.state}.", "bold")
         if switch.open or switch.state == "switching":
-            again = f"`mishika-migrate {verb}` begins again" if switch.open else f"`mishika-migrate {verb}` ends it"
-            screen.say(
-                to, f"The old side may be fenced: {again}; `mishika-migrate cutover --abort` gives it up.", "red"
-            )
+            again = f"`mishika-migrate {verb}` begins again; `mishika-migrate cutover --abort` gives it up"
+            ends = f"`mishika-migrate {verb}` ends it"
+            screen.say(to, f"The old side may be fenced: {again if switch.open else ends}.", "red")
     if follow is not None and follow.ready:
         there = "The target follows the source" if follow.way == "forward" else "The source follows the target"
         screen.say(to, f"{there} (run {follow.run}); `mishika-migrate follow status` shows how far.")
@@ -48,10 +49,11 @@ def show(to: screen.Screen, found: model.Following) -> None:
 
 
 def _room(found: model.Following) -> str:
-    """How long it takes until the server gives the slot up."""
+    """How long it takes until the server gives the slot up, or the disk is full: how large that is no server tells."""
     safe = found.slot.safe if found.slot else None
     if safe is None:
-        return ", without a limit but the disk's"
+        lasts = f", 1 GB of which lasts {screen.duration(_GB / found.rate)} at this rate" if found.rate else ""
+        return f", without a limit but the free space of its disk{lasts}"
     if found.rate:
         return f", room for {words.size(safe)} more ({screen.duration(max(safe, 0) / found.rate)} at this rate)"
     return f", room for {words.size(safe)} more"

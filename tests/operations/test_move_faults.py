@@ -26,6 +26,7 @@ from tests.fix_servers import Pair, endpoint
 from tests.looking import RULES
 
 Drive = Callable[[Move], Traffic]
+MODELS = "MishikaLLM_ModelTable"
 KILL, INT = signal.SIGKILL, signal.SIGINT
 
 MANY = (5, 15, 25, 35, 45, 55, 62, 75, 80, 84, 88, 93, 96, 98, 100)
@@ -273,6 +274,32 @@ def test_network_cut_in_the_drain_lifts_the_fence(
     writes.assert_kept(through.target)
 
 
+@pytest.mark.parametrize("side", ["target", pytest.param("source", marks=pytest.mark.soak)])
+def test_server_that_crashes_under_the_fence_does_not_keep_it_up(
+    side: str, following: Move, pair: Pair, traffic: Drive
+) -> None:
+    writes = traffic(following)
+    server = pair.new if side == "target" else pair.old
+    with held_at_the_fence(following) as (program, session):
+        server.stop("immediate")
+        if side == "target":
+            session.commit()
+            writes.goes_on("source")  # without the target
+        server.start()
+        done = program.ended()
+    assert (done.status, "nothing was switched" in done.err) == (7, True), done.err
+    writes.goes_on("source")
+    assert following("cutover", "--abort").status == 0
+    if following("follow", "status").status:
+        following.well("follow", "start")
+    following.well(*following.over())
+    writes.goes_on("target")
+    writes.stop()
+    following.arrived()
+    following.assert_same()
+    writes.assert_kept(following.target)
+
+
 def test_transaction_that_does_not_end_lifts_the_fence(following: Move, traffic: Drive) -> None:
     writes = traffic(following)
     with held_at_the_fence(following, "--timeout", "2s") as (program, session):
@@ -392,10 +419,13 @@ def test_command_that_fails_halfway_is_taken_back(following: Move, traffic: Driv
 
 
 @pytest.mark.soak
-def test_command_that_does_not_end_is_taken_back(following: Move, traffic: Drive) -> None:
+def test_command_that_does_not_end_is_taken_back(following: Move, traffic: Drive, tmp_path: Path) -> None:
     writes = traffic(following)
-    done = following("cutover", "--timeout", "3s", "--on-switch", "exec sleep 60")
+    late = f"(sleep 4; {following.sending('target')}) & echo $! > {tmp_path}/child; wait"
+    done = following("cutover", "--timeout", "3s", "--on-switch", late)
     assert done.status == 7, done.err
+    child = Path("/proc") / (tmp_path / "child").read_text().strip()
+    assert not child.exists(), "what the command has begun would move traffic after all"
     assert "--on-switch took longer than" in done.err
     writes.goes_on("source")
     writes.stop()
@@ -422,6 +452,20 @@ def test_second_cutover_is_refused(following: Move, traffic: Drive, tmp_path: Pa
     assert first.ended().status == 0
     writes.goes_on("target")
     writes.assert_kept(following.target)
+
+
+def test_command_that_fails_without_a_way_back_is_taken_back_by_sync(following: Move, traffic: Drive) -> None:
+    writes = traffic(following)
+    done = following("cutover", "--no-way-back", "--method", "replication", "--on-switch", "exit 3")
+    assert done.status == 7, done.err
+    assert "accepts writes again, with all that was written meanwhile" in done.err
+    writes.goes_on("source")
+    assert following.slots == []
+    following.well(*following.over())
+    writes.goes_on("target")
+    following.well(*following.back())
+    writes.goes_on("source")
+    writes.assert_kept(following.source)
 
 
 # -- one side is gone -----------------------------------------------------------------------------
@@ -454,8 +498,10 @@ def test_complete_without_one_side_and_again_when_it_is_back(gone: str, followin
 
 def test_rollback_from_a_lost_target(following: Move, pair: Pair, traffic: Drive) -> None:
     writes = traffic(following)
-    following.well(*following.over())
+    following.well("cutover", "--margin", "0", "--on-switch", following.sending("target"))
     writes.goes_on("target")
+    taken = ask(following.target, f'INSERT INTO "{MODELS}" (created_by, updated_by) VALUES (1, 1) RETURNING id')
+    wait_until(lambda: ask(following.source, f'SELECT max(id) FROM "{MODELS}"') == taken)
     with down(pair.new):
         assert following.refusal("source") == "25006"
         assert following("rollback").status == 6
@@ -470,6 +516,13 @@ def test_rollback_from_a_lost_target(following: Move, pair: Pair, traffic: Drive
             " FROM pg_database WHERE datname = current_database())",
         )
         assert alone == 0, "what comes from it later would overwrite what was written since"
+        number = ask(following.source, f'INSERT INTO "{MODELS}" (created_by, updated_by) VALUES (1, 1) RETURNING id')
+        assert number > taken, "the numbers of rows that came by replication are not given again"
+    # The target is back, and with it what it has of its own.
+    for words in (("cutover",), ("rollback",), ("follow", "start")):
+        done = following(*words)
+        assert (done.status, "accepts writes again without" in done.err) == (4, True), done.err
+    assert following.refusal("source") == ""
     following.well("complete")
     following.assert_gone()
     writes.goes_on("source")

@@ -320,3 +320,85 @@ def test_difference_under_the_fence_lifts_it(following: Tool, source_url: str, t
     assert (done.status, "the fence is lifted, nothing was switched" in done.err) == (7, True), done.err
     assert not refused(source_url)
     assert following("follow", "status").status == 0
+
+
+# -- by sync --------------------------------------------------------------------------------------
+
+
+def test_history_that_the_old_side_has_dropped_is_in_nobodys_way(tool: Tool, source_url: str, target_url: str) -> None:
+    assert tool("copy", "--include-spendlogs", "--include-usage").status == 0
+    for url in (source_url, target_url):
+        write(url, f'UPDATE "{TOKENS}" SET spend = 0')
+    aged = f'DELETE FROM "{LOGS}" WHERE request_id IN (SELECT request_id FROM "{LOGS}" ORDER BY "startTime" LIMIT 3)'
+    write(source_url, aged)
+    done = tool("cutover")
+    assert done.status == 0, done.err
+    write(target_url, aged.replace("LIMIT 3", "LIMIT 9"))
+    everything(target_url, "later")
+    done = tool("rollback")
+    assert done.status == 0, done.err
+    assert ask(source_url, f"SELECT count(*) FROM \"{LOGS}\" WHERE request_id LIKE 'later%'") > 0
+
+
+def test_killed_switch_by_sync_is_given_up_or_repeated(
+    tool: Tool, source_url: str, target_url: str, start: Start
+) -> None:
+    assert tool("copy").status == 0
+    ends = ("--source", source_url, "--target", target_url, "--yes")
+    waits = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'mishika-migrate/switch%'"
+        " AND wait_event_type = 'Lock' AND datname = current_database())"
+    )
+    for verb in ("abort", "again"):
+        with psycopg.connect(source_url) as session:
+            session.execute(f'UPDATE "{TEAMS}" SET spend = spend + 1')
+            program = start("cutover", *ends)
+            wait_until(lambda: ask(source_url, waits))  # a part of its tables is fenced
+            program.kill()
+            session.commit()
+        done = tool("cutover", "--abort") if verb == "abort" else tool("cutover")
+        assert done.status == 0, done.err
+        assert refused(source_url) == (verb == "again")
+    assert_equal(source_url, target_url, [TOKENS, TEAMS])
+
+
+# -- tables of other kinds ------------------------------------------------------------------------
+
+
+def test_table_without_a_key_closes_the_gate_until_the_target_can_be_followed(
+    tool: Tool, source_url: str, target_url: str
+) -> None:
+    for url in (source_url, target_url):
+        write(url, "CREATE TABLE notes (a int)")
+    write(source_url, "ALTER TABLE notes REPLICA IDENTITY FULL", "INSERT INTO notes VALUES (1)")
+    assert tool("copy", "--follow", "--include", "notes").status == 0
+    done = tool("cutover")
+    assert (done.status, "has no primary key as its replica identity" in done.err) == (7, True), done.err
+    assert not refused(source_url)
+    write(target_url, "ALTER TABLE notes REPLICA IDENTITY FULL")
+    assert tool("cutover").status == 0
+    write(target_url, "UPDATE notes SET a = 2")
+    wait_until(lambda: ask(source_url, "SELECT a FROM notes") == 2)
+
+
+def test_columns_that_change_on_the_target_close_the_gate_back(following: Tool, target_url: str) -> None:
+    assert following("cutover").status == 0
+    write(target_url, f'ALTER TABLE "{TEAMS}" ADD COLUMN more text')
+    done = following("rollback")
+    assert (done.status, "have changed since the cutover" in done.err) == (7, True), done.err
+
+
+def test_copy_that_was_killed_before_its_last_word_goes_on(following: Tool, source_url: str, target_url: str) -> None:
+    assert following("follow", "stop").status == 0
+    write(target_url, "UPDATE mishika_migrate.follow SET ready = false")
+    done = following("follow", "status")
+    assert (done.status, "`mishika-migrate follow start` lets it go on" in done.err) == (4, True), done.err
+    everything(source_url, "meanwhile")
+    assert following("follow", "start").status == 0
+    moved(following, source_url, target_url)
+
+
+def test_switch_that_waits_for_enter_needs_a_terminal_before_the_fence(following: Tool, source_url: str) -> None:
+    done = following("cutover", "--on-switch", "wait")
+    assert (done.status, "there is no terminal to wait on" in done.err) == (2, True), done.err
+    assert ask(source_url, "SELECT to_regproc('mishika_migrate.fence') IS NULL")

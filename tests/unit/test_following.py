@@ -96,3 +96,34 @@ def test_what_a_move_has_left_is_told_and_stops_a_copy() -> None:
     ]  # fmt: skip
     assert "5.0 MB" in found[0].message
     assert following.left(END, (dataclasses.replace(SLOT, active=True),), "", None) == ()
+
+
+WORKING = model.Subscription(name="mishika_migrate_x", enabled=True, working=True)
+
+
+@pytest.mark.parametrize(
+    ("slot", "subscription", "delay", "codes"),
+    [
+        ({}, {}, 0.2, []),
+        ({}, {}, None, ["behind"]),
+        ({}, {"unready": 2}, 0.2, ["tables-not-ready"]),
+        ({"retained": following.MUCH_WAL}, {}, 0.2, ["much-wal-kept"]),
+        ({"retained": 5_000, "safe": 5_000}, {}, 0.2, []),
+        ({"retained": 5_000, "safe": 4_999}, {}, 0.2, ["slot-in-danger"]),
+        ({"retained": following.MUCH_WAL, "safe": -5}, {}, None, ["behind", "much-wal-kept", "slot-in-danger"]),
+    ],
+)
+def test_what_moves_badly_is_a_warning(
+    slot: dict[str, int], subscription: dict[str, int], delay: float | None, codes: list[str]
+) -> None:
+    here = dataclasses.replace(SLOT, active=True, **slot)  # type: ignore[arg-type]
+    there = dataclasses.replace(WORKING, **subscription)  # type: ignore[arg-type]
+    found = list(following.worries(END, here, there, delay=delay, waited=5.0))
+    assert [each.code for each in found] == codes
+    assert {each.severity for each in found} <= {"warn"}
+    assert all(each.fix for each in found)
+
+
+def test_what_is_broken_is_not_called_late() -> None:
+    assert not list(following.worries(END, SLOT, None, delay=None, waited=None))
+    assert not list(following.worries(END, None, WORKING, delay=None, waited=5.0))
