@@ -28,15 +28,15 @@ def where(on: model.TableName, table: model.Table) -> str:
 
 def _triggers(place: model.Table) -> Iterable[model.Finding]:
     """Any that fires for an INSERT: one AFTER it can delete the row again, one for the statement all of them."""
-    return (_fires(each, place, "inserted") for each in place.triggers if each.on_insert)
+    return (_fires(each, place, "inserted", "copy") for each in place.triggers if each.on_insert)
 
 
 def levelling(place: model.Table) -> Iterable[model.Finding]:
     """What stands in the way of changing and removing rows of the target too."""
-    return (_fires(each, place, "changed or removed") for each in place.triggers if not each.on_insert)
+    return (_fires(each, place, "changed or removed", "sync") for each in place.triggers if not each.on_insert)
 
 
-def _fires(trigger: model.Trigger, place: model.Table, which: str) -> model.Finding:
+def _fires(trigger: model.Trigger, place: model.Table, which: str, verb: str) -> model.Finding:
     change, name = f"ALTER TABLE {placed(trigger.on)}", quoted(trigger.name)
     enable = f"ENABLE{' ALWAYS' if trigger.always else ''} TRIGGER {name}"
     return refuse(
@@ -44,7 +44,7 @@ def _fires(trigger: model.Trigger, place: model.Table, which: str) -> model.Find
         place.name,
         f"trigger {trigger.name} on {where(trigger.on, place)} of the target fires for {which} rows and could"
         " change what is copied",
-        f"{change} DISABLE TRIGGER {name}; -- afterwards: {change} {enable};",
+        f"{change} DISABLE TRIGGER {name}; -- after the {verb}: {change} {enable};",
     )
 
 

@@ -218,12 +218,15 @@ def test_triggers_are_those_that_fire_for_rows_of_the_table_and_say_where_they_a
         "ALTER TABLE t ENABLE ALWAYS TRIGGER late",
     )
     found = read(url)
-    on = {trigger.name: str(trigger.on) for trigger in table(found, "logs").triggers}
-    assert on == {"of_root": "public.logs", "once": "public.logs", "of_leaf": "old.leaf"}
+    on = {trigger.name: (str(trigger.on), trigger.on_insert) for trigger in table(found, "logs").triggers}
+    assert on == {
+        "of_root": ("public.logs", True), "once": ("public.logs", True), "of_leaf": ("old.leaf", True),
+        "other": ("public.logs", False),
+    }  # fmt: skip
     (late,) = table(found, "t").triggers
     assert (late.name, late.always) == ("late", True)
     execute(url, "ALTER TABLE logs DISABLE TRIGGER of_root")
-    assert {trigger.name for trigger in table(read(url), "logs").triggers} == {"once", "of_leaf"}
+    assert {trigger.name for trigger in table(read(url), "logs").triggers} == {"once", "of_leaf", "other"}
 
 
 def test_constraints_of_a_table_and_of_its_partitions_are_read_once(url: str) -> None:
