@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,11 +59,14 @@ class Difference:
 def difference(asked: digest.Look, both: sides.Both) -> Difference:
     """Where the rows of both sides differ, and by how many rows."""
     began, what = time.monotonic(), f"table {asked.what.table}"
-    ours, theirs = both.ask(lambda session, role: digest.sums(session, asked, role), what)
+    sums = both.ask(lambda session, role: digest.sums(session, asked, role), what)
     places, counts = array("q"), (0, 0, 0)
-    if buckets := digest.differing(ours, theirs):
-        streams = (_rows(both, asked, role, buckets) for role in sides.ROLES)
-        places, counts = merge.places(digest.compare(*streams))
+    if buckets := digest.differing(*sums):
+        streams = {role: _rows(both, asked, role, buckets) for role in sides.ROLES}
+        # Both servers put them in order at the same time.
+        heads = both.ask(lambda _, role: list(itertools.islice(streams[role], 1)), what)
+        ours, theirs = (itertools.chain(head, streams[role]) for head, role in zip(heads, sides.ROLES, strict=True))
+        places, counts = merge.places(digest.compare(ours, theirs))
     inserted, updated, deleted = counts
     return Difference(
         places=places, inserted=inserted, updated=updated, deleted=deleted, seconds=time.monotonic() - began
@@ -206,7 +210,7 @@ class Pass:
             raise
 
     def _merge(self, number: int, step: model.CopyTable, both: sides.Both) -> tuple[merge.Merge, Difference]:
-        asked = digest.Look(what=self._scene.comparison(step), method=self._method)
+        asked = digest.Look(what=self._scene.comparison(step), method=self._method, fine=True)
         found = difference(asked, both)
         return self._of(number, step, asked, found.places), found
 
@@ -298,7 +302,7 @@ class Pass:
 
     def _follow(self, number: int, step: model.CopyTable, horizon: str) -> model.Synced:
         began = time.monotonic()
-        asked = digest.Look(what=self._scene.comparison(step), method=self._method)
+        asked = digest.Look(what=self._scene.comparison(step), method=self._method, fine=True)
         found = Difference(places=array("q"))
         if not horizon:
             with self._seen.pair() as both:
@@ -345,7 +349,7 @@ class Pass:
         with _colliding(self._ends["target"], f"table {each.step.target.name}"):
             if each.key:
                 merge.make_way(way.target, each, known=not delete)
-            if delete:
+            if delete and found.deleted:
                 merge.delete(way.target, each)
             if each.key:
                 merge.upsert(way.target, each)

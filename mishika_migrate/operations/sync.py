@@ -257,7 +257,7 @@ def foresee(
 
         def one(step: model.CopyTable) -> model.Synced:
             with seen.pair() as both:
-                found = levelling.difference(digest.Look(what=scene.comparison(step), method=method), both)
+                found = levelling.difference(digest.Look(what=scene.comparison(step), method=method, fine=True), both)
             change = levelling.foreseen(step, found, delete=step in scene.core or options.delete_extra)
             emit(events.TableSynced(change=change, foreseen=True))
             return change
