@@ -22,7 +22,7 @@ from mishika_migrate.pg import connect, fence, journal, ledger, replication
 _T = TypeVar("_T")
 
 NAME = "mishika-migrate/switch"
-_REPAIR = "mishika-migrate/repair"
+REPAIR = "mishika-migrate/repair"
 # The source is written to as well: publications, fences, heartbeats.
 _WAITS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}
 _GRACE_SECONDS = 1.0
@@ -279,7 +279,7 @@ class Move:
         former = (self.ledger.info.backend_pid, self.name) if not self.ledger.closed else None
         for session in {*self.sessions.values(), *self.returning.values(), self.ledger}:
             connect.close(session)
-        with _opened(self.rules, self.servers, self.way, name=_REPAIR, timeout=None, former=former) as fresh:
+        with _opened(self.rules, self.servers, self.way, name=REPAIR, timeout=None, former=former) as fresh:
             yield fresh
 
 
@@ -326,7 +326,7 @@ def opened(
 @contextlib.contextmanager
 def plain(rules: matrix.Matrix, servers: Servers, way: model.Way = "forward") -> Iterator[Move]:
     """A move with the target's lock, and nothing read but the ledger."""
-    with _opened(rules, servers, way, name=_REPAIR, timeout=None) as move:
+    with _opened(rules, servers, way, name=REPAIR, timeout=None) as move:
         yield move
 
 

@@ -451,7 +451,7 @@ def _lifted(end: model.Endpoint) -> bool:
     while True:
         try:
             with (
-                connect.session(end, name=f"{moves.NAME}/lift", answered=True) as session,
+                connect.session(end, name=moves.REPAIR, answered=True) as session,
                 connect.translated(end, "the fence"),
             ):
                 fence.lift(session)

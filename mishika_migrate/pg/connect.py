@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import capabilities, conninfo, pq, sql
@@ -78,7 +79,16 @@ def never() -> bool:
 
 # Names of the open sessions. The guard is held while one is closed, so that no other thread asks
 # libpq about a session that it frees meanwhile.
-_sessions: weakref.WeakKeyDictionary[Session, str] = weakref.WeakKeyDictionary()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """What is known of a session of this process: its name, when it was opened, and by which thread."""
+
+    name: str
+    at: float
+    thread: threading.Thread
+
+
+_sessions: weakref.WeakKeyDictionary[Session, _Opened] = weakref.WeakKeyDictionary()
 _guard = threading.Lock()
 
 
@@ -121,7 +131,7 @@ def open(
     """Like `session`, for those who keep it; they close it and translate errors themselves."""
     connection = _dial(endpoint, name, answered=answered, stopping=stopping, replication=replication)
     with _guard:
-        _sessions[connection] = name
+        _sessions[connection] = _Opened(name=name, at=time.monotonic(), thread=threading.current_thread())
     try:
         with translated(endpoint):
             _set_up(connection, endpoint, settings or {})
@@ -232,12 +242,17 @@ def versions() -> str:
 # -- ending what is under way ----------------------------------------------------------------------
 
 
-def cancel(prefix: str) -> None:
+def _all(_: _Opened) -> bool:
+    return True
+
+
+def cancel(prefix: str, which: Callable[[_Opened], bool] = _all) -> None:
     """Asks the servers to stop what sessions with such names wait for; returns at once."""
     calls = []
     with _guard:
-        for connection, name in _sessions.items():
-            if name.startswith(prefix) and connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+        for connection, opened in _sessions.items():
+            ours = opened.name.startswith(prefix) and which(opened)
+            if ours and connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
                 with contextlib.suppress(psycopg.Error):  # it ends just now
                     calls.append(_canceller(connection))
     for call in calls:
@@ -270,14 +285,14 @@ def _cancel(request: pq.abc.PGcancelConn) -> None:
                 return
 
 
-def sever(prefix: str) -> None:
+def sever(prefix: str, which: Callable[[_Opened], bool] = _all) -> None:
     """Cuts sessions with such names off: whoever waits in one gets an error now.
 
     For those whom `cancel` does not reach, because the network lets nothing through.
     """
     with _guard:
-        for connection, name in _sessions.items():
-            if name.startswith(prefix):
+        for connection, opened in _sessions.items():
+            if opened.name.startswith(prefix) and which(opened):
                 with contextlib.suppress(psycopg.Error, OSError):  # it ends just now, or the other end was faster
                     _cut(connection.pgconn.socket)
 
@@ -301,7 +316,13 @@ def given_up(prefix: str) -> Iterator[Callable[[], bool]]:
         yield over.is_set
     except BaseException:
         over.set()
-        threading.Thread(target=_give_up, args=(prefix,), daemon=True, name="give up").start()
+        # Who comes after this block may have sessions of the same name: they are of later threads, or of this one.
+        now, others = time.monotonic(), {*threading.enumerate()} - {threading.current_thread()}
+
+        def of_this(opened: _Opened) -> bool:
+            return opened.at < now or opened.thread in others
+
+        threading.Thread(target=_give_up, args=(prefix, of_this), daemon=True, name="give up").start()
         raise
 
 
@@ -309,16 +330,16 @@ _GRACE_SECONDS = 0.75
 _GIVE_UP_SECONDS = 30.0
 
 
-def _give_up(prefix: str) -> None:
+def _give_up(prefix: str, which: Callable[[_Opened], bool]) -> None:
     began = time.monotonic()
     while (seconds := time.monotonic() - began) < _GIVE_UP_SECONDS:
         with _guard:
-            if not any(name.startswith(prefix) for name in _sessions.values()):
+            if not any(opened.name.startswith(prefix) and which(opened) for opened in _sessions.values()):
                 return
         if seconds < _GRACE_SECONDS:
-            cancel(prefix)
+            cancel(prefix, which)
         else:
-            sever(prefix)
+            sever(prefix, which)
         time.sleep(_POLL_SECONDS)
 
 
