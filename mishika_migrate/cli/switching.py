@@ -155,11 +155,11 @@ def _performer(face: Face, command: str | None) -> Callable[[float], None]:
 def _run(command: str, seconds: float) -> int:
     """Its exit status. Whatever ends it early ends what it has started, too: it must not move traffic afterwards."""
     # Its words belong to people: stdout holds the result alone.
-    child = subprocess.Popen(command, shell=True, stdout=sys.stderr, stdin=subprocess.DEVNULL, process_group=0)
+    child = subprocess.Popen(command, shell=True, stdout=sys.stderr, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         return child.wait(timeout=seconds or None)
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
         raise

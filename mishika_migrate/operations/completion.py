@@ -6,6 +6,7 @@ Imports moves, pg and the words. The one destructive verb of a move: afterwards 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mishika_migrate import errors, model
@@ -32,26 +33,37 @@ class Remains:
 
 def look(servers: moves.Servers, lost: str) -> Remains:
     """What would be removed; `errors.Refused` while a switch is half done."""
-    found: dict[model.Role, tuple[str, ...]] = {"source": (), "target": ()}
-    fenced: list[model.Role] = []
-    followed, parted = "", False
-    for role, server in servers.items():
-        if role == lost:
-            continue
-        with connect.session(server.end, name=_NAME, settings=_SETTINGS) as session:
-            found[role] = replication.named(session)
-            if fence.standing(session):
-                fenced.append(role)
-            parted = parted or fence.reopened(session)
-            if role == "target" and not (lost or parted):
-                followed = _state(session, server.end)
-    if parted:
-        followed = "the source accepts writes again without the target"
+    with contextlib.ExitStack() as stack:
+        sessions = _sessions(stack, servers, lost)
+        found: dict[model.Role, tuple[str, ...]] = {"source": (), "target": ()}
+        fenced: list[model.Role] = []
+        for role, session in sessions.items():
+            with connect.translated(servers[role].end):
+                found[role] = replication.named(session)
+                if fence.standing(session):
+                    fenced.append(role)
+        followed = ""
+        if "target" in sessions:
+            followed = _state(sessions, servers["target"].end, lost)
     return Remains(source=found["source"], target=found["target"], fenced=tuple(fenced), followed=followed)
 
 
-def _state(session: connect.Session, target: model.Endpoint) -> str:
+def _sessions(stack: contextlib.ExitStack, servers: moves.Servers, lost: str) -> dict[model.Role, connect.Session]:
+    return {
+        role: stack.enter_context(connect.session(server.end, name=_NAME, settings=_SETTINGS))
+        for role, server in servers.items()
+        if role != lost
+    }
+
+
+def _state(sessions: Mapping[model.Role, connect.Session], target: model.Endpoint, lost: str) -> str:
+    """What is under way. With a side that is lost, or opened alone, there is nothing else left than to end it."""
+    session = sessions["target"]
     before, done = journal.switch(session), journal.settled(session)
+    if lost:
+        return ""
+    if moves.parted(sessions, done):
+        return "both sides accept writes, one without those of the other"
     half = before if before is not None and before.open else done if done and done.state == "switching" else None
     if half is not None:
         verb = "cutover" if half.way == "forward" else "rollback"
@@ -72,15 +84,10 @@ def carry_out(servers: moves.Servers, lost: str) -> tuple[str, ...]:
     """
     target = servers["target"].end
     with contextlib.ExitStack() as stack:
-        sessions: dict[model.Role, connect.Session] = {
-            role: stack.enter_context(connect.session(server.end, name=_NAME, settings=_SETTINGS))
-            for role, server in servers.items()
-            if role != lost
-        }
+        sessions = _sessions(stack, servers, lost)
         if "target" in sessions:
             ledger.lock(sessions["target"], target)
-            if not lost and not any(fence.reopened(session) for session in sessions.values()):
-                _state(sessions["target"], target)
+            _state(sessions, target, lost)
         if lost:
             # Rows came by replication, which leaves sequences alone; the server that knows them is gone.
             for role, session in sessions.items():
@@ -88,7 +95,8 @@ def carry_out(servers: moves.Servers, lost: str) -> tuple[str, ...]:
                     ddl.advance_sequences(session, servers[role].end.schema, margin=_MARGIN)
         # A slot cannot go before its reader has.
         for drop in (_subscriptions, _rest):
-            for role, session in sessions.items():
+            # The source last: what its fence tells is asked for again when the target has failed.
+            for role, session in sorted(sessions.items(), reverse=True):
                 with connect.translated(servers[role].end):
                     drop(session)
         left = {role: replication.named(session) for role, session in sessions.items()}

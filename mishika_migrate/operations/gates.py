@@ -106,11 +106,13 @@ def _proof(move: moves.Move) -> model.Gate:
 def _columns(move: moves.Move) -> model.Gate:
     assert move.follow is not None
     shapes = [following.fingerprint(catalog, move.follow.tables) for catalog in move.catalogs]
-    here, there = shapes if move.way == "forward" else reversed(shapes)
+    # The fingerprint is that of the side that is followed, which a switch that is taken back has not turned round.
+    role: model.Role = "source" if move.follow.way == "forward" else "target"
+    here, there = shapes if role == "source" else reversed(shapes)
     # What was changed on both sides alike is the same again.
     if here not in (move.follow.fingerprint, there):
-        since = "copy" if move.way == "forward" else "cutover"
-        said = f"columns or keys of the {move.away.role} {move.away.label} have changed since the {since}"
+        since = "copy" if role == "source" else "cutover"
+        said = f"columns or keys of the {role} {move.end(role).label} have changed since the {since}"
         fix = "make the same change on the other side, or take it back; or begin anew: complete, copy --follow"
         return model.Gate(code="schema", passed=False, said=said, fix=fix)
     return _passed("schema", "no table has changed since the copy")
@@ -166,6 +168,7 @@ def _way_back(move: moves.Move) -> Iterator[model.Gate]:
     with connect.translated(subscriber):
         theirs = footing.read(here, subscriber, move.tables, patience=60.0, name=moves.NAME)
     wrong += [each.message for each in following.subscriber(theirs) if each.severity == "refuse"]
+    wrong += _unknown_columns(move)
     if not wrong:
         reaching = move.servers[publisher.role].reaching
         try:
@@ -180,6 +183,18 @@ def _way_back(move: moves.Move) -> Iterator[model.Gate]:
         yield model.Gate(code="way-back", passed=False, said="; ".join(wrong), fix=fix)
     else:
         yield _passed("way-back", f"{subscriber.label} can follow {publisher.label}")
+
+
+def _unknown_columns(move: moves.Move) -> Iterator[str]:
+    """Columns of the new side that the old one has not: a row that has them cannot be applied there."""
+    ours, theirs = move.catalogs if move.toward.role == "source" else reversed(move.catalogs)
+    for name in move.tables:
+        here, there = ours.table(name), theirs.table(name)
+        if here is None or there is None:
+            continue
+        known = {column.name for column in there.columns}
+        if more := [each.name for each in here.columns if each.name not in known and not each.generated]:
+            yield f"{name} of {move.away.label} lacks {findings.few(more)}, which {move.toward.label} has"
 
 
 # -- the fence ------------------------------------------------------------------------------------

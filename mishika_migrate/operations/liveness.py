@@ -66,9 +66,12 @@ def evidence(
 def refusal(signs: Sequence[model.Sign], target: model.Endpoint) -> errors.Refused:
     """The error that lists them, one finding a sign."""
     told = [findings.refuse(sign.code, target.label, sign.message, "") for sign in signs]
+    more = ""
+    if any(sign.code == "target-has-newer-history" for sign in signs):
+        more = " With --delete-extra those rows of history go, too, and are no sign any more."
     return errors.Refused(
         f"the target {target.label} looks as if it were in use already; nothing was written",
-        hint=f"Make sure that no proxy uses it. If what has happened there may be lost, add {FLAG}.",
+        hint=f"Make sure that no proxy uses it. If what has happened there may be lost, add {FLAG}.{more}",
         findings=told,
     )
 
@@ -162,16 +165,26 @@ def _landings(session: connect.Session, source: model.Endpoint) -> Mapping[str, 
 
     Rows of a proxy that was at work there stay when others are merged into theirs, however late that is.
     """
+    if ledger.missing(session) != ():
+        return {}
+    texts = dict(ledger.plans(session))
+    plans: dict[str, model.Plan | None] = {}
     found: dict[str, liveness.Landing] = {}
-    plans: dict[str, model.Plan] = {}
-    for landing in () if ledger.missing(session) != () else liveness.landings(session, source.label):
-        if landing.table in found:
-            continue
+    for landing in liveness.landings(session, source.label):
         if landing.run not in plans:
-            plans[landing.run] = plan.loads(landing.plan)
-        if _alone(plans[landing.run], landing):
+            plans[landing.run] = _plan(texts.get(landing.run, ""))
+        todo = plans[landing.run]
+        if landing.table not in found and todo is not None and _alone(todo, landing):
             found[landing.table] = landing
     return found
+
+
+def _plan(text: str) -> model.Plan | None:
+    """None for that of another version of this tool."""
+    try:
+        return plan.loads(text)
+    except errors.Error:
+        return None
 
 
 def _alone(todo: model.Plan, landing: liveness.Landing) -> bool:
@@ -313,8 +326,9 @@ def _later(
     else:
         after, since = "-infinity", "after the newest that the source has (it has none)"
     oldest = "-infinity"
-    if ageing:
-        oldest = scene.both.one("source", lambda one, role: liveness.oldest(one, rows, role), what) or oldest
+    if ageing and landing:
+        # Without any row on the source all of them were removed there.
+        oldest = scene.both.one("source", lambda one, role: liveness.oldest(one, rows, role), what) or "infinity"
     found = scene.both.one(
         "target", lambda session, _: liveness.newer(session, rows, after, since=oldest, most=_MOST), what
     )

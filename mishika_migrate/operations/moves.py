@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 NAME = "mishika-migrate/switch"
 REPAIR = "mishika-migrate/repair"
 # The source is written to as well: publications, fences, heartbeats.
-_WAITS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}
+WAITS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}
 _GRACE_SECONDS = 1.0
 
 
@@ -126,7 +126,8 @@ class Move:
     def choose(self, method: Literal["auto", "replication", "sync"]) -> None:
         """By which way the last changes go, and why."""
         following = self.follow is not None and self.follow.ready
-        broken = self._broken() if following and self.way == "back" else ""
+        turned = self.follow is not None and self.follow.way != self.way  # nothing may follow in this direction
+        broken = self._broken() if following and (self.way == "back" or turned) else ""
         if self.unended is not None:
             self.method, self.why = self.unended.method, "an earlier attempt began so"
             return
@@ -209,16 +210,16 @@ class Move:
 
     def scope(self, *, since: datetime.datetime) -> scopes.Scope:
         """Everything, but of logs only what is not older."""
-        within = {table: self._within(table, since, None) for table in self.tables if self._is_log(table)}
+        within = {table: self._within(table, since, None) for table in self.tables if self.is_log(table)}
         return scopes.Scope(tables=self.tables, said="all that moves", within=within)
 
     def logs(self, *, since: datetime.datetime | None, before: datetime.datetime) -> scopes.Scope:
         """Logs alone, of that time."""
-        tables = tuple(table for table in self.tables if self._is_log(table))
+        tables = tuple(table for table in self.tables if self.is_log(table))
         within = {table: self._within(table, since, before) for table in tables}
         return scopes.Scope(tables=tables, said="history", within=within)
 
-    def _is_log(self, table: str) -> bool:
+    def is_log(self, table: str) -> bool:
         """Rows that are never changed, and bear a time."""
         entry = self.rules.entry(table)
         if entry is None or not entry.insert_only or entry.time_column is None:
@@ -283,19 +284,27 @@ class Move:
             yield fresh
 
 
+def parted(sessions: Mapping[model.Role, connect.Session], settled: model.Switch | None) -> bool:
+    """Whether a side that a switch was to leave takes writes again without the other one.
+
+    By `rollback --lost target`; or a switch was given up in the moment between the ledger's last word and the
+    operator's command, when the other server did not answer any more.
+    """
+    if fence.reopened(sessions["source"]):
+        return True
+    if settled is None or settled.state != "switching":
+        return False
+    return not fence.standing(sessions["source" if settled.way == "forward" else "target"])
+
+
 def refuse_parted(move: Move) -> None:
-    """Once the source has been opened without the target, neither side has all that was written."""
-    source = move.end("source")
-    with connect.translated(source, "the fence"):
-        parted = fence.reopened(move.sessions["source"])
-    fenced = True
-    if move.unended is not None:
-        with connect.translated(move.away, "the fence"):
-            fenced = bool(fence.standing(move.sessions[move.away.role]))
-    if parted or not fenced:
+    """Neither side has all that was written then, and no order of writes is right."""
+    with connect.translated(move.away, "the fence"):
+        found = parted(move.sessions, move.settled)
+    if found:
         raise errors.Refused(
-            f"{source.label if parted else move.away.label} accepts writes again without {move.end('target').label}:"
-            " each side may have writes that the other one has not",
+            f"{move.end('source').label} and {move.end('target').label} both accept writes, each without those of the"
+            " other one, since one of them was opened alone",
             hint="Leave traffic where it is. `mishika-migrate complete` ends this move; then begin a new one.",
         )
 
@@ -342,7 +351,7 @@ def _opened(
 ) -> Iterator[Move]:
     target = servers["target"].end
     with contextlib.ExitStack() as stack:
-        books = stack.enter_context(connect.session(target, name=f"{name}/watch", settings=_WAITS))
+        books = stack.enter_context(connect.session(target, name=f"{name}/watch", settings=WAITS))
         ledger.lock(books, target, former=former)
         if ledger.exists(books):
             ledger.create(books)
@@ -352,7 +361,7 @@ def _opened(
 def _sessions(stack: contextlib.ExitStack, servers: Servers, name: str) -> Mapping[model.Role, connect.Session]:
     found: dict[model.Role, connect.Session] = {}
     for role, server in servers.items():
-        session = connect.open(server.end, name=name, settings=_WAITS)
+        session = connect.open(server.end, name=name, settings=WAITS)
         stack.callback(connect.close, session)
         found[role] = session
     return found

@@ -37,13 +37,12 @@ def all_but_history(move: moves.Move, now: datetime.datetime, jobs: int, emit: E
 
 
 def _of_the_way(proof: model.Proof, move: moves.Move) -> model.Proof:
-    """By sync, rows of history stay that only the new side has: the old one has dropped them for their age."""
+    """By sync, rows of logs stay that only the new side has: the old one has dropped them for their age."""
     if move.method != "sync":
         return proof
-    core = {entry.table for entry in move.rules.entries if entry.stage == "core"}
     contents = [
         each
-        if each.table in core
+        if not move.is_log(each.table)
         else dataclasses.replace(each, target_only=0)
         if move.toward.role == "target"
         else dataclasses.replace(each, source_only=0)
@@ -97,5 +96,5 @@ def differs(proof: model.Proof, move: moves.Move) -> errors.GateNotMet:
     where = f" (in {findings.few(unequal)})" if unequal else ""
     return errors.GateNotMet(
         f"{move.toward.label} is not what {move.away.label} is{where}: {proof.headline}",
-        hint="`mishika-migrate verify` lists every difference; `sync` mends them where nothing follows.",
+        hint="`mishika-migrate verify` lists every difference; `sync --delete-extra` mends them where nothing follows.",
     )

@@ -189,6 +189,9 @@ class _Switch:
         if move.method == "sync":
             if move.follow is not None:
                 move.stream(move.way).remove(move.sessions)  # broken, or it would have been taken
+                if self._opposite.state(move.sessions)[1] is not None:
+                    # What the pass writes there must not flow back.
+                    self._opposite.enable(move.sessions, enabled=False)
             with self._step("level", f"{move.toward.label} is brought level once, while traffic goes on"):
                 self._prepare()
                 self._pass()
@@ -451,7 +454,7 @@ def _lifted(end: model.Endpoint) -> bool:
     while True:
         try:
             with (
-                connect.session(end, name=moves.REPAIR, answered=True) as session,
+                connect.session(end, name=moves.REPAIR, answered=True, settings=moves.WAITS) as session,
                 connect.translated(end, "the fence"),
             ):
                 fence.lift(session)
@@ -475,11 +478,11 @@ def reopen(source: model.Endpoint, *, margin: int) -> str:
 
     From then on no other verb but `complete` goes on with the move.
     """
-    with connect.session(source, name=moves.NAME) as session, connect.translated(source):
+    with connect.session(source, name=moves.NAME, settings=moves.WAITS) as session, connect.translated(source):
         row = replication.last_heard(session, "target")
         # Should the target come back, its changes would overwrite what is written here from now on.
         for each in replication.subscriptions(session):
             replication.unsubscribe(session, each.name)
-        ddl.advance_sequences(session, source.schema, margin=margin)
         fence.lift(session, alone=True)
+        ddl.advance_sequences(session, source.schema, margin=margin)
     return f" The last sign of the target is of {row}." if row else ""

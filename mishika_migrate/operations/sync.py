@@ -92,8 +92,8 @@ def _prepared(
     found = look.both(rules, source, target, wanted, manner=loading.Manner(batch=_WHOLE, defer="never", span=span))
     ours, theirs = found.catalogs
     scene = dataclasses.replace(_scene(rules, ours, theirs, found.plan, said), wanted=wanted, span=span)
-    # With such settings our own fence lets us through.
-    passing = {"fenced"} if options.settings else set()
+    # With such settings our own fence lets us through, and a switch has stopped what follows.
+    passing = {"fenced", "target-follows"} if options.settings else set()
     noticed = (
         *(each for each in found.plan.findings if each.code not in _EXPECTED | passing),
         *(each for step in (*scene.core, *scene.history) for each in _privileges(step, theirs)),

@@ -54,25 +54,27 @@ def advance_sequences(session: connect.Session, schema: str, *, margin: int) -> 
     their values is lost.
     """
     found = session.execute(
-        "SELECT s.relname::text, t.relname::text, a.attname::text FROM pg_class s"
+        "SELECT s.relname::text, n.nspname::text, t.relname::text, a.attname::text FROM pg_class s"
         " JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = s.oid AND d.deptype IN ('a', 'i')"
-        " JOIN pg_class t ON t.oid = d.refobjid JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid"
+        " JOIN pg_class t ON t.oid = d.refobjid JOIN pg_namespace n ON n.oid = t.relnamespace"
+        " JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid"
+        "   AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)"
         " WHERE s.relkind = 'S' AND s.relnamespace = to_regnamespace(quote_ident(%s))"
         "   AND d.refclassid = 'pg_class'::regclass ORDER BY 1",
         [schema],
     ).fetchall()
-    for name, table, column in found:
+    for name, schema_of, table, column in found:
         place = model.TableName(schema=schema, name=str(name))
         furthest = session.execute(
             sql.SQL(
-                "SELECT (CASE WHEN q.seqincrement > 0 THEN greatest(max({column}), s.last_value)"
-                " ELSE least(min({column}), s.last_value) END)::int8"
-                " FROM pg_sequence q, {sequence} s LEFT JOIN {table} ON true WHERE q.seqrelid = {regclass}::regclass"
-                " GROUP BY q.seqincrement, s.last_value"
+                "SELECT (CASE WHEN q.seqincrement > 0"
+                " THEN greatest((SELECT max({column}) FROM {table}), s.last_value)"
+                " ELSE least((SELECT min({column}) FROM {table}), s.last_value) END)::int8"
+                " FROM pg_sequence q, {sequence} s WHERE q.seqrelid = {regclass}::regclass"
             ).format(
                 column=sql.Identifier(str(column)),
                 sequence=_name(place),
-                table=sql.Identifier(schema, str(table)),
+                table=sql.Identifier(str(schema_of), str(table)),
                 regclass=sql.Literal(_name(place).as_string()),
             )
         ).fetchone()

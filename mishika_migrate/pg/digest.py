@@ -283,7 +283,8 @@ def _hashes(
     if places is not None and look.what.key:
         where = sql.SQL("{} AND {} = ANY ({})").format(where, place(look, role), _numbers(places))
     if buckets is not None and look.what.key:
-        where = sql.SQL("{} AND {} & {} = ANY ({})").format(
+        # A list is looked through for every row before 14.
+        where = sql.SQL("{} AND {} & {} IN (SELECT unnest({}))").format(
             where, place(look, role), sql.Literal(look.buckets - 1), _numbers(buckets)
         )
     name = sql.SQL(", {} AS k").format(key_text(look)) if named else sql.SQL("")
@@ -396,7 +397,9 @@ def rows_of(look: Look, role: model.Role) -> sql.Composed:
 
 def among(look: Look, buckets: Sequence[int]) -> Condition:
     """Whether `kh` is in one of these buckets, and in the sample."""
-    return sql.SQL("{} AND kh & {} = ANY ({})").format(_sampled(look), sql.Literal(look.buckets - 1), _numbers(buckets))
+    return sql.SQL("{} AND kh & {} IN (SELECT unnest({}))").format(
+        _sampled(look), sql.Literal(look.buckets - 1), _numbers(buckets)
+    )
 
 
 def at(places: Sequence[int]) -> Condition:

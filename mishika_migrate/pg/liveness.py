@@ -37,11 +37,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landing:
-    """When a run, named by its tool and with its plan as JSON, has brought the last rows of a table."""
+    """When a run, named by its tool, has brought the last rows of a table."""
 
     run: str
     tool: str
-    plan: str
     table: str
     at: str
 
@@ -49,15 +48,13 @@ class Landing:
 def landings(session: connect.Session, source: str) -> tuple[Landing, ...]:
     """Every run's from that source, the latest first."""
     found = session.execute(
-        "SELECT r.id, r.tool, r.plan, l.name, l.at::text FROM mishika_migrate.run r, LATERAL ("
+        "SELECT r.id, r.tool, l.name, l.at::text FROM mishika_migrate.run r, LATERAL ("
         '  SELECT s."table" AS name, max(s.finished) AS at FROM mishika_migrate.step s'
         "  WHERE s.run = r.id AND s.\"table\" <> '' GROUP BY 1) l"
         " WHERE r.source = %s AND r.state <> 'abandoned' ORDER BY l.at DESC",
         [source],
     )
-    return tuple(
-        Landing(run=str(row[0]), tool=str(row[1]), plan=str(row[2]), table=str(row[3]), at=str(row[4])) for row in found
-    )
+    return tuple(Landing(run=str(row[0]), tool=str(row[1]), table=str(row[2]), at=str(row[3])) for row in found)
 
 
 def cutover(session: connect.Session) -> str:

@@ -194,7 +194,7 @@ def _another(merge: Merge, column: model.Column) -> sql.Composable | None:
     kind, _, rest = column.type.partition("(")
     random = sql.SQL("md5(random()::text || r.ctid::text)")
     least = sql.SQL("(SELECT min({}) FROM {})").format(sql.Identifier(column.name), _table(merge))
-    if kind == "text":
+    if kind == "text" or (kind == "character varying" and not rest):
         return random
     if kind in ("character varying", "character") and rest:
         return sql.SQL("left({}, {})").format(random, sql.Literal(int(rest.partition(")")[0])))

@@ -402,3 +402,54 @@ def test_switch_that_waits_for_enter_needs_a_terminal_before_the_fence(following
     done = following("cutover", "--on-switch", "wait")
     assert (done.status, "there is no terminal to wait on" in done.err) == (2, True), done.err
     assert ask(source_url, "SELECT to_regproc('mishika_migrate.fence') IS NULL")
+
+
+def test_row_that_is_gone_on_the_source_closes_the_gate_by_sync(tool: Tool, source_url: str, target_url: str) -> None:
+    for url in (source_url, target_url):
+        write(url, "CREATE TABLE notes (a int PRIMARY KEY)")
+    write(source_url, "INSERT INTO notes VALUES (1), (2)")
+    assert tool("copy", "--include", "notes").status == 0
+    write(source_url, "DELETE FROM notes WHERE a = 1")
+    done = tool("cutover")
+    assert (done.status, "notes" in done.err, "sync --delete-extra" in done.err) == (7, True, True), done.err
+    assert not refused(source_url)
+    assert tool("sync", "--delete-extra", "--yes").status == 0
+    assert tool("cutover").status == 0
+
+
+def test_column_that_the_old_side_lacks_closes_the_way_back(following: Tool, source_url: str, target_url: str) -> None:
+    write(target_url, f'ALTER TABLE "{TEAMS}" ADD COLUMN more text')
+    done = following("cutover")
+    assert (done.status, "lacks more" in done.err) == (7, True), done.err
+    assert not refused(source_url)
+    assert following("cutover", "--no-way-back").status == 0
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_switch_back_is_taken_back_too(alike: bool, following: Tool, source_url: str, target_url: str) -> None:
+    if not alike:  # nor need the sides be
+        write(target_url, f'ALTER TABLE "{TEAMS}" ALTER COLUMN spend DROP NOT NULL')
+        done = following("cutover", "--on-switch", "exit 3")
+        assert "accepts writes again, with all that was written meanwhile" in done.err, done.err
+    done = following("cutover")
+    assert done.status == 0, done.err
+    everything(target_url, "there")
+    done = following("rollback", "--no-way-back", "--on-switch", "exit 3")
+    assert done.status == 7, done.err
+    assert "accepts writes again, with all that was written meanwhile" in done.err, done.err
+    assert (refused(source_url), refused(target_url)) == (True, False)
+    assert following("rollback").status == 0
+    assert (refused(source_url), refused(target_url)) == (False, True)
+
+
+def test_move_whose_source_was_opened_alone_can_be_completed(following: Tool, source_url: str, target_url: str) -> None:
+    assert following("cutover").status == 0
+    write(target_url, "UPDATE mishika_migrate.cutover SET state = 'switching', finished = NULL")
+    assert following("rollback", "--lost", "target", "--yes").status == 0
+    for words in (("cutover",), ("rollback",), ("follow", "start")):
+        assert following(*words).status == 4
+    done = following("complete")
+    assert done.status == 0, done.err
+    assert not refused(source_url)
+    for url in (source_url, target_url):
+        assert ask(url, "SELECT count(*) FROM pg_namespace WHERE nspname = 'mishika_migrate'") == 0
