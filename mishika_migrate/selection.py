@@ -239,11 +239,11 @@ def _reason(
         if table.occupied is not False:
             return f"in use: {entry.why}"
         there = target.table(table.name) if target else None
-        if there is None or wanted.use == "source":
-            return ""
-        if wanted.use == "any":
+        if wanted.use == "any" and (there is not None or wanted.create_schema):
             return f"may come into use: {entry.why}"
-        return "" if there.occupied is False else "empty on the source, and the target has rows"
+        if wanted.use == "either" and there is not None and there.occupied is not False:
+            return "empty on the source, and the target has rows"
+        return ""
     if wanted.everything or entry.group in wanted.groups:
         return f"asked for: {entry.why}"
     return ""

@@ -95,10 +95,14 @@ def test_schema_that_the_copy_has_made_is_level_by_itself(pair: Pair, clone: Clo
     assert ask(target, f"SELECT count(*) FROM {TOKEN} WHERE key_alias = 'last'") == 1
 
 
-def test_table_that_comes_into_use_while_the_target_follows_arrives(source_url: str, target_url: str, run: Run) -> None:
+@pytest.mark.parametrize("created", [False, True])
+def test_table_that_comes_into_use_while_the_target_follows_arrives(
+    created: bool, pair: Pair, clone: Clone, source_url: str, target_url: str, run: Run
+) -> None:
+    target_url = clone(pair.new, "template0") if created else target_url
     ends = ("--source", source_url, "--target", target_url)
     execute(source_url, f"DELETE FROM {END_USERS}")
-    assert run("copy", "--follow", *ends, "--yes").status == 0
+    assert run("copy", "--follow", *ends, "--yes", *(["--create-schema"] if created else [])).status == 0
     execute(source_url, END_USER.format("blocked one"))
     done = run("cutover", *ends, "--yes")
     assert done.status == 0, done.err
