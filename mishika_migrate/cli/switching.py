@@ -256,6 +256,11 @@ def complete(
             )
     for role in found.fenced:
         face.warn(f"{both[role].end.label} is fenced, and will accept writes of whoever still uses it")
+    if found.elsewhere:
+        face.warn(
+            f"{both['source'].end.label} has nothing of this tool, and the ledger knows of {', '.join(found.elsewhere)}"
+            " on the source: is it that server?"
+        )
     if found.source or found.target:
         state = f" ({found.followed})" if found.followed else ""
         face.confirm(f"Remove all of it{state}? There is no way back then.", otherwise="nothing was removed")

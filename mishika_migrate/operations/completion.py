@@ -22,13 +22,15 @@ _SETTINGS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}
 class Remains:
     """What is there of a move: by side the names of its objects, in the words of SQL. `fenced` sides take no writes.
 
-    `followed` tells what the ledger says is under way, empty for nothing.
+    `followed` tells what the ledger says is under way, empty for nothing; `elsewhere` what it knows of on the
+    source, where the server that was given has nothing of this tool.
     """
 
     source: tuple[str, ...]
     target: tuple[str, ...]
     fenced: tuple[model.Role, ...] = ()
     followed: str = ""
+    elsewhere: tuple[str, ...] = ()
 
 
 def look(servers: moves.Servers, lost: str) -> Remains:
@@ -43,9 +45,20 @@ def look(servers: moves.Servers, lost: str) -> Remains:
                 if fence.standing(session):
                     fenced.append(role)
         followed = ""
+        elsewhere: tuple[str, ...] = ()
         if "target" in sessions:
             followed = _state(sessions, servers["target"].end, lost)
-    return Remains(source=found["source"], target=found["target"], fenced=tuple(fenced), followed=followed)
+            if "source" in sessions and not found["source"]:
+                elsewhere = tuple(
+                    f"{kind} {name}" for side, kind, name in journal.objects(sessions["target"]) if side == "source"
+                )
+    return Remains(
+        source=found["source"],
+        target=found["target"],
+        fenced=tuple(fenced),
+        followed=followed,
+        elsewhere=elsewhere,
+    )
 
 
 def _sessions(stack: contextlib.ExitStack, servers: moves.Servers, lost: str) -> dict[model.Role, connect.Session]:

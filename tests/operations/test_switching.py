@@ -12,7 +12,7 @@ import pytest
 
 from tests.fix_faults import Start, ask, locked, wait_until
 from tests.fix_program import Ended, Run
-from tests.fix_servers import assert_equal
+from tests.fix_servers import Clone, Pair, assert_equal
 
 TOKENS, LOGS, TEAMS = "MishikaLLM_VerificationToken", "MishikaLLM_SpendLogs", "MishikaLLM_TeamTable"
 MODELS = "MishikaLLM_ModelTable"
@@ -453,3 +453,14 @@ def test_move_whose_source_was_opened_alone_can_be_completed(following: Tool, so
     assert not refused(source_url)
     for url in (source_url, target_url):
         assert ask(url, "SELECT count(*) FROM pg_namespace WHERE nspname = 'mishika_migrate'") == 0
+
+
+def test_another_source_than_that_of_the_move_is_asked_about(
+    following: Tool, target_url: str, pair: Pair, clone: Clone, run: Run
+) -> None:
+    done = run("complete", "--source", clone(pair.old, "filled"), "--target", target_url)
+    assert done.status == 2, "there is no terminal to ask on"
+    assert "has nothing of this tool, and the ledger knows of " in done.err
+    assert "publication mishika_migrate_" in done.err
+    assert "is it that server?" in done.err
+    assert following("complete").status == 0
