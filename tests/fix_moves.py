@@ -368,6 +368,7 @@ def killed(taps: Taps, move: Move, words: tuple[str, ...], number: int, how: sig
     program.append(move.start(*words))
     ready.set()
     done = program[0].ended()
+    taps.strike(0, bool)  # one that took fewer messages than another time has not met its end
     # The server may be at the dead program's last statement still.
     gone = (
         "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"

@@ -523,7 +523,7 @@ def test_rollback_from_a_lost_target(following: Move, pair: Pair, traffic: Drive
     # The target is back, and with it what it has of its own.
     for words in (("cutover",), ("rollback",), ("follow", "start")):
         done = following(*words)
-        assert (done.status, "accepts writes again without" in done.err) == (4, True), done.err
+        assert (done.status, "both accept writes" in done.err) == (4, True), done.err
     assert following.refusal("source") == ""
     following.well("complete")
     following.assert_gone()
