@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mishika_migrate import errors, model
 from mishika_migrate.operations import engine
-from mishika_migrate.pg import connect
+from mishika_migrate.pg import connect, interrupt
 
 AGAIN = "Run the same command again."
 
@@ -51,7 +51,7 @@ def end_sessions(endpoint: model.Endpoint, prefix: str, seconds: float) -> None:
     """Ends what other processes' sessions do, by asking first; in vain where the server cannot be reached."""
     try:
         with connect.session(endpoint, name="mishika-migrate/end", answered=True) as session:
-            connect.cancel_leftovers(session, prefix, seconds=seconds)
-            connect.end_leftovers(session, prefix)
+            interrupt.cancel_leftovers(session, prefix, seconds=seconds)
+            interrupt.end_leftovers(session, prefix)
     except errors.ServerError:
         pass  # a server that cannot be reached finds out by itself that its clients are gone

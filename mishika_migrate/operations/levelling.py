@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import mishika_migrate
 from mishika_migrate import comparing, errors, events, history, matrix, model, plan, selection
-from mishika_migrate.pg import connect, ddl, digest, ledger, merge, sides, snapshot, transfer
+from mishika_migrate.pg import connect, ddl, digest, interrupt, ledger, merge, sides, snapshot, transfer
 
 Emit = Callable[[events.Event], None]
 Span = history.Span
@@ -284,7 +284,7 @@ class Pass:
             self._emit(events.TableSynced(change=change))
             return change
 
-        with ThreadPoolExecutor(jobs, thread_name_prefix="sync") as pool, connect.given_up(self._name):
+        with ThreadPoolExecutor(jobs, thread_name_prefix="sync") as pool, interrupt.given_up(self._name):
             return sides.results([pool.submit(one, numbered) for numbered in enumerate(self._scene.history)])
 
     def _horizon(self, watch: connect.Session, step: model.CopyTable) -> str:

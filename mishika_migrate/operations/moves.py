@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 from mishika_migrate import errors, history, matrix, model, selection
 from mishika_migrate.operations import levelling, scopes, streams, verify
 from mishika_migrate.operations import sync as syncing
-from mishika_migrate.pg import connect, fence, journal, ledger, replication
+from mishika_migrate.pg import connect, fence, interrupt, journal, ledger, replication
 
 _T = TypeVar("_T")
 
@@ -266,7 +266,7 @@ class Move:
 
     def _end(self) -> None:
         self._late.set()
-        for end in (connect.cancel, connect.sever):
+        for end in (interrupt.cancel, interrupt.sever):
             # Those of a pass of sync are named by their run, which begins with a year.
             for name in (self.name, "mishika-migrate/2"):
                 end(name)

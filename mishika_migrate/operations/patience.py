@@ -14,7 +14,7 @@ from typing import TypeVar
 from mishika_migrate import model
 from mishika_migrate.operations import endings, engine, executors, work
 from mishika_migrate.operations.watch import Watch
-from mishika_migrate.pg import connect, snapshot
+from mishika_migrate.pg import interrupt, snapshot
 
 # How long a server may take to let go when asked, and a process to end.
 _GRACE_SECONDS = 0.75
@@ -54,7 +54,7 @@ class Patience:
         while not concurrent.futures.wait([future], timeout=0.1).done:
             if self.stopping():
                 stopped = stopped or time.monotonic()
-                connect.cancel(self._watch.name)
+                interrupt.cancel(self._watch.name)
                 if self.end(time.monotonic() - stopped) > 2 * _GRACE_SECONDS:
                     raise engine.Interruption  # the process ends without that thread
         if self.stopping() and future.exception() is not None:
@@ -72,9 +72,9 @@ class Patience:
             self._end_elsewhere(seconds)
         for name in (work.sessions(self._run), snapshot.name(self._run)):
             if seconds < _GRACE_SECONDS:
-                connect.cancel(name)
+                interrupt.cancel(name)
             else:
-                connect.sever(name)
+                interrupt.sever(name)
         return seconds
 
     def _end_elsewhere(self, seconds: float) -> None:

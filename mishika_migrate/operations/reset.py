@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mishika_migrate import errors, model, plan
-from mishika_migrate.pg import connect, delta, indexes, journal, ledger, transfer
+from mishika_migrate.pg import connect, delta, indexes, interrupt, journal, ledger, transfer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def carry_out(target: model.Endpoint, *, run: str, lock_timeout: float) -> Undo:
     settings = {"lock_timeout": f"{int(lock_timeout * 1000)}ms"}
     with _room(), connect.session(target, name=_NAME, settings=settings) as session:
         ledger.lock(session, target)
-        connect.end_leftovers(session, "mishika-migrate/")
+        interrupt.end_leftovers(session, "mishika-migrate/")
         with connect.transaction(session):
             undo = _look(session, target)
             if undo.run != run:

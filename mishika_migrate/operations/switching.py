@@ -18,7 +18,7 @@ from typing import Literal
 from mishika_migrate import errors, events, following, matrix, model, words
 from mishika_migrate.operations import gates, levelling, moves, proving, streams
 from mishika_migrate.operations import sync as syncing
-from mishika_migrate.pg import connect, ddl, fence, journal, replication
+from mishika_migrate.pg import connect, ddl, fence, interrupt, journal, replication
 
 Emit = Callable[[events.Event], None]
 Perform = Callable[[float], None]
@@ -288,7 +288,7 @@ class _Switch:
     def _prove(self, now: datetime.datetime) -> None:
         """The comparison, and meanwhile the way back."""
         move = self._move
-        with ThreadPoolExecutor(1, thread_name_prefix="return") as pool, connect.given_up(move.name):
+        with ThreadPoolExecutor(1, thread_name_prefix="return") as pool, interrupt.given_up(move.name):
             back = pool.submit(self._return) if self._returns else None
             proof = proving.all_but_history(move, now, self._options.jobs, self._emit)
             if proof.different:

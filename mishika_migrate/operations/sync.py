@@ -30,7 +30,7 @@ from mishika_migrate import (
     views,
 )
 from mishika_migrate.operations import keys, levelling, liveness, look, scopes
-from mishika_migrate.pg import connect, digest, ledger, merge, sides, snapshot
+from mishika_migrate.pg import connect, digest, interrupt, ledger, merge, sides, snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +262,7 @@ def foresee(
             emit(events.TableSynced(change=change, foreseen=True))
             return change
 
-        with ThreadPoolExecutor(options.jobs, thread_name_prefix="sync") as pool, connect.given_up(_NAME):
+        with ThreadPoolExecutor(options.jobs, thread_name_prefix="sync") as pool, interrupt.given_up(_NAME):
             changes = sides.results([pool.submit(one, step) for step in (*scene.core, *scene.history)])
         judged = _keys(scene, seen.first, method, options)
         _warn(scene, seen.first, changes, emit)

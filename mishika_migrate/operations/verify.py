@@ -17,7 +17,7 @@ from typing import Any
 
 from mishika_migrate import comparing, errors, events, history, matrix, model, selection, words
 from mishika_migrate.operations import contents, keys, scopes
-from mishika_migrate.pg import catalog, connect, digest, sides, survey
+from mishika_migrate.pg import catalog, connect, digest, interrupt, sides, survey
 
 NAME = "mishika-migrate/verify"
 
@@ -185,7 +185,7 @@ def _refuse_one(both: sides.Both, source: model.Endpoint, target: model.Endpoint
 def catalogs(
     rules: matrix.Matrix, source: model.Endpoint, target: model.Endpoint, name: str
 ) -> tuple[model.Catalog, model.Catalog]:
-    with ThreadPoolExecutor(2) as pool, connect.given_up(name) as stopping:
+    with ThreadPoolExecutor(2) as pool, interrupt.given_up(name) as stopping:
         reading = [pool.submit(_catalog, rules, end, name, stopping) for end in (source, target)]
         ours, theirs = (each.result() for each in reading)
     for found in (ours, theirs):
@@ -262,7 +262,7 @@ def compare(
             )
             return (keys.lenient(found), tally) if scope.existing else (found, tally)
 
-    with ThreadPoolExecutor(options.jobs, thread_name_prefix="verify") as pool, connect.given_up(seen.name):
+    with ThreadPoolExecutor(options.jobs, thread_name_prefix="verify") as pool, interrupt.given_up(seen.name):
         judging = pool.submit(all_keys, asked) if asked else None
         comparing_all = [pool.submit(one, look) for look in looks]
         _wait([*comparing_all, *([judging] if judging else [])])

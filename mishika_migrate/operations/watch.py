@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from mishika_migrate import errors, events, model
 from mishika_migrate.operations.steering import Steering
-from mishika_migrate.pg import connect, ledger, progress
+from mishika_migrate.pg import connect, interrupt, ledger, progress
 
 _SECONDS = 0.5
 _T = TypeVar("_T")
@@ -62,7 +62,7 @@ class Watch:
         With the lock, whatever an earlier process has left open on the target is ended.
         """
         with self._guard, connect.translated(self._target):
-            connect.end_leftovers(self._live(), "mishika-migrate/")
+            interrupt.end_leftovers(self._live(), "mishika-migrate/")
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._gather, daemon=True, name="watch")
@@ -190,6 +190,6 @@ class Watch:
     def _give_up(self) -> None:
         self._over.set()
         while not self._guard.acquire(blocking=False):
-            connect.sever(self.name)
+            interrupt.sever(self.name)
             time.sleep(0.1)  # a session may be about to open
         self._guard.release()

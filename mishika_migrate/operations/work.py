@@ -14,7 +14,7 @@ from typing import Literal
 
 from mishika_migrate import model
 from mishika_migrate.operations import pace
-from mishika_migrate.pg import connect, ddl, delta, dump, indexes, ledger, snapshot, transfer, upsert
+from mishika_migrate.pg import connect, ddl, delta, dump, indexes, interrupt, ledger, snapshot, transfer, upsert
 
 Compression = Literal["auto", "lz4", "pglz", "server"]
 
@@ -135,7 +135,7 @@ def perform(task: Task, *, attempt: int = 1) -> tuple[model.Landed, ...]:
         connect.translated(task.target, f"step {task.id}"),
     ):
         if attempt > 1:
-            connect.end_leftovers(target, task.name)
+            interrupt.end_leftovers(target, task.name)
         if task.stage == "bulk":
             transfer.compress(target, task.compression)
         if task.stage == "indexes":

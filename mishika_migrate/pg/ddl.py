@@ -1,4 +1,4 @@
-"""Sequences, views and statistics of the target, and schema text applied to an empty target.
+"""Sequences, views and statistics of the target, schema text applied to an empty one, and the tool's own schema.
 
 Imports pg.connect and the words.
 """
@@ -12,6 +12,12 @@ from psycopg import sql
 
 from mishika_migrate import model
 from mishika_migrate.pg import connect
+
+
+def make_schema(session: connect.Session) -> None:
+    """The tool's own, where it is missing: to say IF NOT EXISTS takes CREATE on the database even where it is there."""
+    if session.execute("SELECT to_regnamespace('mishika_migrate')").fetchone() == (None,):
+        session.execute("CREATE SCHEMA IF NOT EXISTS mishika_migrate")
 
 
 def last_value(source: connect.Session, step: model.SetSequence) -> tuple[int, bool]:

@@ -1,6 +1,6 @@
 """The write fence: a trigger on every table of the schema that turns each write away with 25006.
 
-Imports pg.connect and the words. `default_transaction_read_only` would be none: BEGIN READ WRITE
+Imports pg.connect, pg.ddl and the words. `default_transaction_read_only` would be none: BEGIN READ WRITE
 walks through it. A trigger binds owners and superusers too, but not the apply workers of a
 subscription, which fire no ordinary triggers.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from mishika_migrate import model
-from mishika_migrate.pg import connect
+from mishika_migrate.pg import connect, ddl
 
 TRIGGER = "mishika_migrate_fence"
 PASS, WORD = "mishika_migrate.pass", "on"
@@ -82,7 +82,7 @@ def raise_(
     deadlocks (40P01) under 300 requests a second. What a transaction wrote before it met the fence is rolled back.
     """
     body = _CLOSED.format(setting=PASS, word=WORD, state=_STATE, message=_literal(message), hint=_literal(hint))
-    connect.make_schema(session)
+    ddl.make_schema(session)
     session.execute(_FUNCTION.format(body=_literal(body)).encode())
     # CREATE OR REPLACE TRIGGER came with 14; a DROP waits for readers, too.
     replacing = session.info.server_version >= 14_00_00

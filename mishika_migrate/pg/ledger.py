@@ -1,6 +1,6 @@
 """The target's own book of runs and steps, in schema `mishika_migrate`, never in the proxy's schema.
 
-Imports pg.connect and the words. A step's row is written in the same transaction as its rows, so
+Imports pg.connect, pg.ddl, pg.interrupt and the words. A step's row is written in the same transaction as its rows, so
 a step has either happened with its entry or not at all. An entry is stale when the source has
 changed since: the rows are still there, but must go before the step is carried out once more.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from psycopg import rows, sql
 
 from mishika_migrate import errors, model
-from mishika_migrate.pg import connect
+from mishika_migrate.pg import connect, ddl, interrupt
 
 SCHEMA = "mishika_migrate"
 _LAYOUT = 3
@@ -114,7 +114,7 @@ def lock(session: connect.Session, endpoint: model.Endpoint, *, former: tuple[in
     if _one(session, "SELECT pg_try_advisory_lock(%s)", [_LOCK]):
         return
     if former is not None:
-        connect.end_leftovers(session, former[1], pid=former[0])
+        interrupt.end_leftovers(session, former[1], pid=former[0])
         if _one(session, "SELECT pg_try_advisory_lock(%s)", [_LOCK]):
             return
     raise errors.Refused(
@@ -144,7 +144,7 @@ def create(session: connect.Session) -> None:
     version = _one(session, "SELECT max(version) FROM mishika_migrate.layout") if exists(session) else 0
     if version in _UPGRADED:
         with connect.transaction(session):
-            connect.make_schema(session)
+            ddl.make_schema(session)
             session.execute(_CREATE)
             session.execute("DELETE FROM mishika_migrate.layout")
             session.execute("INSERT INTO mishika_migrate.layout VALUES (%s)", [_LAYOUT])

@@ -1,6 +1,6 @@
 """Native logical replication: publications, slots and subscriptions, made, looked at and removed.
 
-Imports pg.connect and the words. Postgres itself moves the rows; nothing is decoded here. Every
+Imports pg.connect, pg.ddl and the words. Postgres itself moves the rows; nothing is decoded here. Every
 object is named by its run, and what makes one leaves an error as psycopg raised it, but for those
 that open sessions of their own.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from psycopg import conninfo, sql
 
 from mishika_migrate import errors, model
-from mishika_migrate.pg import connect
+from mishika_migrate.pg import connect, ddl
 
 PREFIX = "mishika_migrate_"
 OLDEST = 15_00_00
@@ -282,7 +282,7 @@ def make_heartbeat(session: connect.Session, side: model.Role) -> None:
     that the subscriber does not have is silently left out. Those of both sides are made at once: a row
     made on both servers while one follows the other would collide.
     """
-    connect.make_schema(session)
+    ddl.make_schema(session)
     session.execute(_HEARTBEAT)
     session.execute("INSERT INTO mishika_migrate.heartbeat (side) VALUES ('source'), ('target') ON CONFLICT DO NOTHING")
     session.execute("UPDATE mishika_migrate.heartbeat SET beat = 0, lsn = NULL, at = NULL WHERE side = %s", [side])

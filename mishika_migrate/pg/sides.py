@@ -1,6 +1,6 @@
 """Sessions that see one state of each of two servers, for as many readers at once as are wanted.
 
-Imports pg.connect and the words. Nothing is written through them.
+Imports pg.connect, pg.interrupt and the words. Nothing is written through them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from psycopg import sql
 
 from mishika_migrate import errors, model
-from mishika_migrate.pg import connect
+from mishika_migrate.pg import connect, interrupt
 
 _T = TypeVar("_T")
 
@@ -43,7 +43,7 @@ class Both:
         with ThreadPoolExecutor(2, thread_name_prefix="side") as pool:
             ours, theirs = (pool.submit(self.one, role, question, what) for role in ROLES)
             if any(each.exception() for each in wait((ours, theirs), return_when=FIRST_EXCEPTION).done):
-                connect.cancel(self._name)  # the other side's answer is of no use any more
+                interrupt.cancel(self._name)  # the other side's answer is of no use any more
                 raise cause((ours, theirs))
             return ours.result(), theirs.result()
 
