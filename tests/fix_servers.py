@@ -14,8 +14,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from mishika_migrate import addresses, model
+from mishika_migrate import model
 from mishika_migrate.sandbox import sample, schema, servers
+from mishika_migrate.settings import addresses
 
 KEYS, LOGS = 300, 600
 

@@ -6,8 +6,9 @@ import os
 
 import psycopg
 
-from mishika_migrate import matrix, model, selection
+from mishika_migrate import matrix, model
 from mishika_migrate.operations import copy, look
+from mishika_migrate.plan import selection
 from mishika_migrate.sandbox import servers
 from tests.fix_servers import endpoint
 

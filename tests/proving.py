@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import nacl.secret
 
-from mishika_migrate import events, history, matrix, model, selection
+from mishika_migrate import events, matrix, model
 from mishika_migrate.operations import ciphers, continuity, scopes, verify
 from mishika_migrate.pg import sides
+from mishika_migrate.plan import history, selection
 from tests import oddities
 from tests.fix_faults import ask
 from tests.fix_servers import Pair, endpoint

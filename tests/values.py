@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from mishika_migrate import matrix, model, plan, selection
+from mishika_migrate import matrix, model, plan
+from mishika_migrate.plan import selection
 
 ALL = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "OWNER", "MAINTAIN"})
 

@@ -189,9 +189,9 @@ def _guard(face: Face, found: look.Look) -> tuple[str, ...]:
 def _followable(face: Face, found: look.Look) -> tuple[look.Look, follow.Wanted | None]:
     """With what stands in the way of following among the findings, and what following needs; None where it is not
     asked for."""
-    from mishika_migrate import following
     from mishika_migrate.cli import following as sides
     from mishika_migrate.operations import follow
+    from mishika_migrate.preflight import following
 
     if not face.settings.follow:
         return found, None

@@ -15,9 +15,11 @@ from typing import Any, Literal, Protocol, Self
 
 import typer
 
-from mishika_migrate import addresses, errors, events, history, loading, matrix, model, proxy, selection, settings
+from mishika_migrate import errors, events, matrix, model, settings
 from mishika_migrate.cli import signals
+from mishika_migrate.plan import history, loading, selection
 from mishika_migrate.report import document, jsonl, live, screen
+from mishika_migrate.settings import addresses, proxy
 
 _latest: settings.Settings | None = None
 _done = errors.ResultLost("stdout did not take the whole result", hint="Send it to where there is room.")

@@ -12,9 +12,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from decimal import Decimal
 
-from mishika_migrate import errors, matrix, model, plan, selection
+from mishika_migrate import errors, matrix, model, plan
 from mishika_migrate.operations import look
 from mishika_migrate.pg import activity, connect, journal, ledger
+from mishika_migrate.plan import selection
 
 _NAME = "mishika-migrate/books"
 

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mishika_migrate import errors, matrix, model, selection, structure, words
+from mishika_migrate import errors, matrix, model, words
 from mishika_migrate.findings import few, major
 from mishika_migrate.pg import connect, continuity, survey
+from mishika_migrate.plan import selection
+from mishika_migrate.proof import structure
 
 _T = TypeVar("_T")
 _CANCELED = "57014"

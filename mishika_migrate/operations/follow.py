@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mishika_migrate import errors, findings, following, matrix, model
+from mishika_migrate import errors, findings, matrix, model
 from mishika_migrate.operations import moves, streams
 from mishika_migrate.pg import connect, footing, journal, ledger, replication
+from mishika_migrate.preflight import following
 
 _NAME = "mishika-migrate/follow"
 _SETTINGS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}

@@ -10,9 +10,12 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from mishika_migrate import collisions, comparing, history, matrix, model, words
+from mishika_migrate import matrix, model, words
 from mishika_migrate.operations import contents
 from mishika_migrate.pg import connect, digest, sides, uniques
+from mishika_migrate.plan import history
+from mishika_migrate.preflight import collisions
+from mishika_migrate.proof import comparing
 
 NAME = "mishika-migrate/plan"
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mishika_migrate import errors, findings, following, model, words
+from mishika_migrate import errors, findings, model, words
 from mishika_migrate.operations import liveness, moves, streams
 from mishika_migrate.operations import sync as syncing
 from mishika_migrate.pg import connect, fence, footing, replication
+from mishika_migrate.preflight import following
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mishika_migrate import comparing, matrix, model, verdicts, words
+from mishika_migrate import matrix, model, words
 from mishika_migrate.pg import connect, digest, keys, sides
+from mishika_migrate.proof import comparing, verdicts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

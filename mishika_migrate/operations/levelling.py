@@ -16,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import mishika_migrate
-from mishika_migrate import comparing, errors, events, history, matrix, model, plan, selection
+from mishika_migrate import errors, events, matrix, model, plan
 from mishika_migrate.pg import connect, ddl, digest, interrupt, ledger, merge, sides, snapshot, transfer
+from mishika_migrate.plan import history, selection
+from mishika_migrate.proof import comparing
 
 Emit = Callable[[events.Event], None]
 Span = history.Span

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from mishika_migrate import errors, following, history, loading, matrix, model, plan, privileges, selection
+from mishika_migrate import errors, matrix, model, plan
 from mishika_migrate.operations import foresight
 from mishika_migrate.pg import catalog, connect, dump, fence, journal, ledger, replication, survey
+from mishika_migrate.plan import history, loading, selection
+from mishika_migrate.preflight import following, privileges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from mishika_migrate import errors, history, matrix, model, selection
+from mishika_migrate import errors, matrix, model
 from mishika_migrate.operations import levelling, scopes, streams, verify
 from mishika_migrate.operations import sync as syncing
 from mishika_migrate.pg import connect, fence, interrupt, journal, ledger, replication
+from mishika_migrate.plan import history, selection
 
 _T = TypeVar("_T")
 

@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mishika_migrate import errors, history, matrix, model, plan, selection
+from mishika_migrate import errors, matrix, model, plan
 from mishika_migrate.pg import connect, ledger
+from mishika_migrate.plan import history, selection
 
 _NAME = "mishika-migrate/verify"
 

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from mishika_migrate import errors, events, following, matrix, model, words
+from mishika_migrate import errors, events, matrix, model, words
 from mishika_migrate.operations import gates, levelling, moves, proving, streams
 from mishika_migrate.operations import sync as syncing
 from mishika_migrate.pg import connect, ddl, fence, interrupt, journal, replication
+from mishika_migrate.preflight import following
 
 Emit = Callable[[events.Event], None]
 Perform = Callable[[float], None]

@@ -15,22 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from mishika_migrate import (
-    errors,
-    events,
-    findings,
-    history,
-    loading,
-    matrix,
-    model,
-    obstacles,
-    occupancy,
-    privileges,
-    selection,
-    views,
-)
+from mishika_migrate import errors, events, findings, matrix, model
 from mishika_migrate.operations import keys, levelling, liveness, look, scopes
 from mishika_migrate.pg import connect, digest, interrupt, ledger, merge, sides, snapshot
+from mishika_migrate.plan import history, loading, selection
+from mishika_migrate.preflight import obstacles, occupancy, privileges, views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mishika_migrate import errors, model, statements
+from mishika_migrate import errors, model
 from mishika_migrate.pg import connect, control
+from mishika_migrate.settings import statements
 
 Wish = int | Literal["off", "pause", "resume"]
 

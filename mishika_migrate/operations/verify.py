@@ -15,9 +15,11 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from mishika_migrate import comparing, errors, events, history, matrix, model, selection, words
+from mishika_migrate import errors, events, matrix, model, words
 from mishika_migrate.operations import contents, keys, scopes
 from mishika_migrate.pg import catalog, connect, digest, interrupt, sides, survey
+from mishika_migrate.plan import history, selection
+from mishika_migrate.proof import comparing
 
 NAME = "mishika-migrate/verify"
 

@@ -13,7 +13,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mishika_migrate import errors, model, selection
+from mishika_migrate import errors, model
+from mishika_migrate.plan import selection
 from mishika_migrate.report import names, screen, sentences
 
 _MARKS = {"refuse": ("✗", "bold red"), "warn": ("!", "bold yellow"), "note": ("·", "cyan")}

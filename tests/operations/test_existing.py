@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from mishika_migrate import errors, model, selection
+from mishika_migrate import errors, model
 from mishika_migrate.operations import look
+from mishika_migrate.plan import selection
 from tests.fix_faults import LOGS, STEP, Start, ask, backends, blocked, landed, locked, wait_until
 from tests.fix_program import Ended, Run
 from tests.fix_servers import Clone, Pair, assert_equal, endpoint, rows_of, tables_of

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from mishika_migrate import errors, model, selection
+from mishika_migrate import errors, model
 from mishika_migrate.operations import sync
+from mishika_migrate.plan import selection
 from tests.fix_faults import LOGS, ask
 from tests.fix_program import Run
 from tests.fix_servers import Clone, Pair, assert_equal, endpoint, rows_of

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mishika_migrate import errors, events, matrix, model, selection
+from mishika_migrate import errors, events, matrix, model
 from mishika_migrate.operations import copy, look, sync
 from mishika_migrate.pg import catalog, connect
+from mishika_migrate.plan import selection
 from tests.fix_faults import Start, ask, locked, wait_until
 from tests.fix_program import Run
 from tests.fix_servers import Clone, Pair, assert_equal, endpoint, rows_of

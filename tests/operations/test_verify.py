@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mishika_migrate import errors, history, matrix, model, selection
+from mishika_migrate import errors, matrix, model
 from mishika_migrate.operations import verify
+from mishika_migrate.plan import history, selection
 from tests import oddities, proving
 from tests.fix_faults import ask, wait_until
 from tests.fix_servers import Clone, Pair

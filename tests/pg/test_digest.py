@@ -13,9 +13,10 @@ import psycopg
 import pytest
 from hypothesis import strategies as st
 
-from mishika_migrate import comparing, model
+from mishika_migrate import model
 from mishika_migrate.operations import contents
 from mishika_migrate.pg import catalog, connect, digest, sides
+from mishika_migrate.proof import comparing
 from tests import oddities
 from tests.fix_faults import ask
 from tests.fix_servers import Clone, Pair, endpoint

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import conninfo, pq
 
-from mishika_migrate import addresses, errors, model
+from mishika_migrate import errors, model
+from mishika_migrate.settings import addresses
 
 NOTHING: Mapping[str, str] = {}
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")

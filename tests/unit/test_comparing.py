@@ -8,7 +8,9 @@ from datetime import datetime
 
 import pytest
 
-from mishika_migrate import comparing, history, matrix, model
+from mishika_migrate import matrix, model
+from mishika_migrate.plan import history
+from mishika_migrate.proof import comparing
 from tests import values
 
 PACKAGED = matrix.load()

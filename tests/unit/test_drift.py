@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mishika_migrate import drift, matrix, model, views
+from mishika_migrate import matrix, model
+from mishika_migrate.preflight import drift, views
 from tests.values import catalog, column, rules, table
 
 Fields = dict[str, object]

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from mishika_migrate import collisions, loading, model, plan, selection
+from mishika_migrate import model, plan
+from mishika_migrate.plan import loading, selection
+from mishika_migrate.preflight import collisions
 from tests.values import ALL, build, catalog, column, entry, key, rules, table
 
 MERGES: tuple[model.Existing, ...] = ("skip", "update")

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from mishika_migrate import following, model
+from mishika_migrate import model
+from mishika_migrate.preflight import following
 
 SOURCE = model.Footing(
     role="source", label="app@old:5432/proxy", version=18_00_00, user="app", in_recovery=False, wal_level="logical",

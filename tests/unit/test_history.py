@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mishika_migrate import history, model
+from mishika_migrate import model
+from mishika_migrate.plan import history
 from tests.values import entry
 
 BEGIN = datetime(2026, 1, 1)

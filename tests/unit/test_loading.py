@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mishika_migrate import loading, model
+from mishika_migrate import model
+from mishika_migrate.plan import loading
 from tests.values import ALL, catalog, key, table
 
 T = model.TableName(schema="public", name="t")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mishika_migrate import errors, proxy
+from mishika_migrate import errors
+from mishika_migrate.settings import proxy
 
 SECRET = "postgresql://u:hunter22@h/d"
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mishika_migrate import errors, matrix, model, selection
+from mishika_migrate import errors, matrix, model
+from mishika_migrate.plan import selection
 from tests.values import catalog, column, entry, key, rules, table
 
 RULES = rules(

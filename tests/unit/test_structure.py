@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mishika_migrate import matrix, model, structure
+from mishika_migrate import matrix, model
+from mishika_migrate.proof import structure
 from tests.values import catalog, column, key, rules, table
 
 Fields = dict[str, object]

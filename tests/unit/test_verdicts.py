@@ -8,7 +8,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from mishika_migrate import matrix, model, verdicts
+from mishika_migrate import matrix, model
+from mishika_migrate.proof import verdicts
 
 
 def packaged() -> model.Keyring:

@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
-from mishika_migrate import addresses, errors, model
+from mishika_migrate import errors, model
 from mishika_migrate.matrix import document
+from mishika_migrate.settings import addresses
 
 PREFIX = "MISHIKA_MIGRATE_"
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mishika_migrate import model, privileges, words
+from mishika_migrate import model, words
 from mishika_migrate.findings import few, qualified, refuse, warn
+from mishika_migrate.preflight import privileges
 
 MERGED: tuple[model.Existing, ...] = ("skip", "update")
 """How rows are merged into others."""

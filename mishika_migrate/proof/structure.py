@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mishika_migrate import conversions, matrix, model, words
+from mishika_migrate import matrix, model, words
 from mishika_migrate.findings import few, major
+from mishika_migrate.preflight import conversions
 
 Pair = tuple[model.Table, model.Table]
 """A table of the source, and the one of that name on the target."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mishika_migrate import conversions, matrix, model, words
+from mishika_migrate import matrix, model, words
 from mishika_migrate.findings import alter, grant, literal, note, qualified, quoted, refuse, warn
+from mishika_migrate.preflight import conversions
 
 _DROP_EXPRESSION_SINCE = 13_00_00
 _SET_EXPRESSION_SINCE = 17_00_00

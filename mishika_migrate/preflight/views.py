@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from mishika_migrate import matrix, model, privileges
+from mishika_migrate import matrix, model
 from mishika_migrate.findings import note, qualified, quoted, warn
+from mishika_migrate.preflight import privileges
 
 
 def missing(source: model.Catalog, target: model.Catalog) -> tuple[list[model.View], dict[str, list[str]]]:

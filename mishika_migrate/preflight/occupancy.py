@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Set
 
-from mishika_migrate import matrix, model, privileges, words
+from mishika_migrate import matrix, model, words
 from mishika_migrate.findings import note, qualified, refuse, warn
+from mishika_migrate.preflight import privileges
 
 _CONTINUE = "`mishika-migrate copy --resume` continues it, `mishika-migrate reset` undoes it"
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from mishika_migrate import history, model
+from mishika_migrate import model
 from mishika_migrate.findings import qualified, quoted, warn
+from mishika_migrate.plan import history
 
 _RANGES_SINCE = 14_00_00
 

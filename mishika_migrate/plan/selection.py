@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mishika_migrate import addresses, errors, matrix, model, settings
+from mishika_migrate import errors, matrix, model, settings
 from mishika_migrate.findings import note, qualified, refuse, warn
+from mishika_migrate.settings import addresses
 
 # A table of more bytes than this is not searched for dangling references before a run.
 _SEARCHED_BYTES = 256 * 1024 * 1024

@@ -10,9 +10,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from mishika_migrate import errors, history, loading, matrix, model, occupancy, order, preflight, views
-from mishika_migrate import selection as selections
+from mishika_migrate import errors, matrix, model, preflight
 from mishika_migrate.findings import refuse
+from mishika_migrate.plan import history, loading, order
+from mishika_migrate.plan import selection as selections
+from mishika_migrate.preflight import occupancy, views
 
 
 def build(

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from mishika_migrate import addresses, errors, model, statements
-from mishika_migrate import proxy as proxies
+from mishika_migrate import errors, model
 from mishika_migrate.matrix import document
+from mishika_migrate.settings import addresses, statements
+from mishika_migrate.settings import proxy as proxies
 
 FILE = "mishika-migrate.yaml"
 PREFIX = statements.PREFIX

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from mishika_migrate import history, matrix, model, selection
+from mishika_migrate import matrix, model
 from mishika_migrate.findings import few
+from mishika_migrate.plan import history, selection
 
 
 def of_selection(

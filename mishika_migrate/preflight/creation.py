@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mishika_migrate import model, privileges
+from mishika_migrate import model
 from mishika_migrate.findings import alter, major, quoted, refuse
+from mishika_migrate.preflight import privileges
 
 
 def inspect(

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 
-from mishika_migrate import collisions, creation, drift, matrix, model, obstacles, occupancy, privileges, views, words
+from mishika_migrate import matrix, model, words
 from mishika_migrate.findings import few, major, note, qualified, quoted, refuse, warn
+from mishika_migrate.preflight import collisions, creation, drift, obstacles, occupancy, privileges, views
 
 
 def inspect(
