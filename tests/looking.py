@@ -7,7 +7,8 @@ import os
 import psycopg
 
 from mishika_migrate import matrix, model
-from mishika_migrate.operations import copy, look
+from mishika_migrate.operations import look
+from mishika_migrate.operations.copying import copy
 from mishika_migrate.plan import selection
 from mishika_migrate.sandbox import servers
 from tests.fix_servers import endpoint

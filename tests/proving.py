@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import nacl.secret
 
 from mishika_migrate import events, matrix, model
-from mishika_migrate.operations import ciphers, continuity, scopes, verify
+from mishika_migrate.operations import scopes
+from mishika_migrate.operations.verifying import ciphers, continuity, verify
 from mishika_migrate.pg import sides
 from mishika_migrate.plan import history, selection
 from tests import oddities

@@ -14,7 +14,7 @@ from mishika_migrate.cli import options
 if TYPE_CHECKING:
     from mishika_migrate import model
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations.reset import Undo
+    from mishika_migrate.operations.copying.reset import Undo
 
 
 def tables(
@@ -148,7 +148,7 @@ def reset(
     """
     given = locals()
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import reset as resets
+    from mishika_migrate.operations.copying import reset as resets
     from mishika_migrate.report import screen
 
     face = Face(given)

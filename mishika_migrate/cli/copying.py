@@ -20,7 +20,8 @@ from mishika_migrate.cli import options
 if TYPE_CHECKING:
     from mishika_migrate import model
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import follow, look
+    from mishika_migrate.operations import look
+    from mishika_migrate.operations.moving import follow
 
 
 def plan(
@@ -57,7 +58,8 @@ def plan(
     """
     given = locals()
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import copy, look
+    from mishika_migrate.operations import look
+    from mishika_migrate.operations.copying import copy
 
     face = Face(given)
     found = look.both(
@@ -133,7 +135,8 @@ def copy(
 
 def _begin(face: Face) -> None:
     from mishika_migrate import errors
-    from mishika_migrate.operations import books, copy, look
+    from mishika_migrate.operations import books, look
+    from mishika_migrate.operations.copying import copy
     from mishika_migrate.report import terminal
 
     source, target = face.settings.need_source(), face.settings.need_target()
@@ -177,7 +180,7 @@ def _begin(face: Face) -> None:
 
 def _guard(face: Face, found: look.Look) -> tuple[str, ...]:
     """Notes; refuses where rows of a target that looks live would go or become others."""
-    from mishika_migrate.operations import liveness
+    from mishika_migrate.operations.syncing import liveness
 
     if not found.overwritten:
         return ()
@@ -190,7 +193,7 @@ def _followable(face: Face, found: look.Look) -> tuple[look.Look, follow.Wanted 
     """With what stands in the way of following among the findings, and what following needs; None where it is not
     asked for."""
     from mishika_migrate.cli import following as sides
-    from mishika_migrate.operations import follow
+    from mishika_migrate.operations.moving import follow
     from mishika_migrate.preflight import following
 
     if not face.settings.follow:
@@ -216,7 +219,7 @@ _DECIDED = (
 
 def _resume(face: Face) -> None:
     from mishika_migrate import errors
-    from mishika_migrate.operations import copy, resuming
+    from mishika_migrate.operations.copying import copy, resuming
     from mishika_migrate.report import terminal
 
     if face.settings.dry_run:
@@ -235,7 +238,7 @@ def _resume(face: Face) -> None:
 def _followed_again(face: Face, todo: model.Plan, run: str) -> follow.Wanted | None:
     """What the run was begun with, so that its target follows, too."""
     from mishika_migrate.cli import following as sides
-    from mishika_migrate.operations import follow
+    from mishika_migrate.operations.moving import follow
 
     before = follow.begun(face.settings.need_target(), run=run)
     if before is None:
@@ -258,7 +261,7 @@ def execute(
     """
     from mishika_migrate import events
     from mishika_migrate.cli.signals import Stop
-    from mishika_migrate.operations import copy, engine
+    from mishika_migrate.operations.copying import copy, engine
     from mishika_migrate.report import terminal
 
     wanted = face.settings
@@ -314,7 +317,8 @@ def _telling(face: Face, proofs: Sequence[model.Proof]) -> Iterator[None]:
 
 def _show(face: Face, found: look.Look) -> None:
     from mishika_migrate import plan as plans
-    from mishika_migrate.operations import copy, liveness
+    from mishika_migrate.operations.copying import copy
+    from mishika_migrate.operations.syncing import liveness
     from mishika_migrate.report import terminal
 
     what = found.plan

@@ -104,7 +104,8 @@ def _prepare(
 def _move(face: Face, folder: Path) -> tuple[model.Plan, dict[str, int]]:
     """The plan, and the rows that arrived, by table."""
     from mishika_migrate.cli.copying import execute
-    from mishika_migrate.operations import copy, look
+    from mishika_migrate.operations import look
+    from mishika_migrate.operations.copying import copy
     from mishika_migrate.report import terminal
 
     source, target = face.settings.need_source(), face.settings.need_target()

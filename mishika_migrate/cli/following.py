@@ -15,14 +15,14 @@ from mishika_migrate.cli import options
 if TYPE_CHECKING:
     from mishika_migrate import model
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import moves
+    from mishika_migrate.operations.moving import moves
 
 app = typer.Typer(help="The target that goes on following the source: how far it is, stop it, start it.")
 
 
 def servers(face: Face) -> moves.Servers:
     """Both sides, each with the address by which the other one reaches it."""
-    from mishika_migrate.operations import moves
+    from mishika_migrate.operations.moving import moves
 
     wanted = face.settings
     source, target = wanted.need_source(), wanted.need_target()
@@ -51,7 +51,7 @@ def status(
     given = locals()
     from mishika_migrate import errors
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import follow
+    from mishika_migrate.operations.moving import follow
     from mishika_migrate.report import following
 
     face = Face(given)
@@ -102,7 +102,7 @@ def start(
 
 def _set(given: dict[str, object], *, running: bool) -> None:
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import follow
+    from mishika_migrate.operations.moving import follow
     from mishika_migrate.report import screen
 
     face = Face(given)

@@ -51,7 +51,8 @@ def _proof(face: Face) -> model.Proof:
     from datetime import UTC, datetime
 
     from mishika_migrate import errors, model
-    from mishika_migrate.operations import ciphers, probe, samples
+    from mishika_migrate.operations.probing import probe, samples
+    from mishika_migrate.operations.verifying import ciphers
 
     settings = face.settings
     if settings.proxy_url is None:

@@ -85,7 +85,7 @@ def rollback(
 def _switch(given: dict[str, object], way: model.Way) -> None:
     from mishika_migrate.cli import following
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import switching
+    from mishika_migrate.operations.moving import switching
     from mishika_migrate.report import following as page
 
     face = Face(given)
@@ -168,7 +168,7 @@ def _run(command: str, seconds: float) -> int:
 def _take_back(face: Face, way: model.Way, how: object, error: errors.Error) -> None:
     """The command may have moved some of the traffic: going back is a switch of its own."""
     from mishika_migrate.cli import following
-    from mishika_migrate.operations import switching
+    from mishika_migrate.operations.moving import switching
 
     assert isinstance(how, switching.Options)
     other: model.Way = "back" if way == "forward" else "forward"
@@ -191,7 +191,7 @@ def _take_back(face: Face, way: model.Way, how: object, error: errors.Error) -> 
 
 def _abort(face: Face) -> None:
     from mishika_migrate.cli import following
-    from mishika_migrate.operations import switching
+    from mishika_migrate.operations.moving import switching
     from mishika_migrate.report import screen
 
     done = switching.abort(face.rules(), following.servers(face))
@@ -209,7 +209,7 @@ def _abort(face: Face) -> None:
 def _without(face: Face) -> None:
     """The target is gone: the source serves again as it is."""
     from mishika_migrate.cli import following
-    from mishika_migrate.operations import switching
+    from mishika_migrate.operations.moving import reopening
     from mishika_migrate.report import screen
 
     if face.settings.lost != "target":
@@ -219,7 +219,7 @@ def _without(face: Face) -> None:
     source = following.servers(face)["source"].end
     face.warn(f"what {source.label} has not received from the target is lost")
     face.confirm(f"Let {source.label} accept writes again?", otherwise="nothing was switched")
-    heard = switching.reopen(source, margin=face.settings.margin)
+    heard = reopening.reopen(source, margin=face.settings.margin)
     text = f"{source.label} accepts writes again.{heard} When the target is back: `mishika-migrate complete`."
     face.result("rollback", {"source": source.label, "lost": "target"}, lambda to: screen.say(to, text))
 
@@ -241,7 +241,7 @@ def complete(
     given = locals()
     from mishika_migrate.cli import following
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import completion
+    from mishika_migrate.operations.moving import completion
     from mishika_migrate.report import screen
 
     face = Face(given)

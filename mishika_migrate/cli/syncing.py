@@ -16,7 +16,7 @@ from mishika_migrate.cli import options
 if TYPE_CHECKING:
     from mishika_migrate import model
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import levelling
+    from mishika_migrate.operations.syncing import levelling
 
 
 def sync(
@@ -55,7 +55,7 @@ def sync(
     """
     given = locals()
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import sync as syncing
+    from mishika_migrate.operations.syncing import sync as syncing
 
     face = Face(given)
     wanted = face.settings

@@ -35,7 +35,7 @@ def throttle(
     """
     given = {name: value for name, value in locals().items() if name != "wish"}
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations import throttle as throttles
+    from mishika_migrate.operations.copying import throttle as throttles
     from mishika_migrate.report import screen
 
     face = Face(given)

@@ -100,8 +100,10 @@ def _proof(face: Face) -> model.Proof:
     import os
     import sys
 
-    from mishika_migrate.operations import ciphers, follow, probe, samples
-    from mishika_migrate.operations import verify as verifying
+    from mishika_migrate.operations.moving import follow
+    from mishika_migrate.operations.probing import probe, samples
+    from mishika_migrate.operations.verifying import ciphers
+    from mishika_migrate.operations.verifying import verify as verifying
 
     wanted = face.settings
     source, target = wanted.need_source(), wanted.need_target()
@@ -117,7 +119,7 @@ def _proof(face: Face) -> model.Proof:
     def checks(
         ours: model.Catalog, theirs: model.Catalog, scope: scopes.Scope, both: sides.Both
     ) -> Sequence[model.Check]:
-        from mishika_migrate.operations import continuity
+        from mishika_migrate.operations.verifying import continuity
 
         tables = [table for table in scope.tables if ours.table(table) and theirs.table(table)]
         made: list[model.Check] = []

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mishika_migrate import matrix, model, words
-from mishika_migrate.operations import contents
+from mishika_migrate.operations.verifying import contents
 from mishika_migrate.pg import connect, digest, sides, uniques
 from mishika_migrate.plan import history
 from mishika_migrate.preflight import collisions

@@ -1,7 +1,7 @@
 """Whether two schemas mean the same: columns, indexes, constraints and the journal of migrations. Pure.
 
 Imports conversions, matrix, findings and the words. `problem`, `note`, `unlooked` and `check` make the
-checks of `operations.continuity`, too. Names of indexes, constraints and sequences do not count: they
+checks of `verifying.continuity`, too. Names of indexes, constraints and sequences do not count: they
 are cut at 63 bytes and differ from one release of an application to the next.
 """
 

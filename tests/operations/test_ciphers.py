@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg import sql
 
 from mishika_migrate import errors, matrix, model
-from mishika_migrate.operations import ciphers
+from mishika_migrate.operations.verifying import ciphers
 from mishika_migrate.pg import catalog, connect
 from tests.fix_servers import endpoint
 from tests.looking import execute

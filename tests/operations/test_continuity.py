@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from mishika_migrate import errors, model
-from mishika_migrate.operations import continuity
+from mishika_migrate.operations.verifying import continuity
 from mishika_migrate.pg import catalog, connect
 from tests.fix_faults import ask, locked, wait_until
 from tests.fix_servers import Clone, Pair, endpoint

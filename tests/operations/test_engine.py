@@ -12,7 +12,7 @@ from multiprocessing import get_context
 import pytest
 
 from mishika_migrate import errors, events, model
-from mishika_migrate.operations import engine, work
+from mishika_migrate.operations.copying import engine, work
 from mishika_migrate.pg import connect
 
 SOON = engine.Policy(attempts=3, seconds=60.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mishika_migrate import errors, model
-from mishika_migrate.operations import executors, work
+from mishika_migrate.operations.copying import executors, work
 from tests import fix_faults
 from tests.fix_cluster import Cluster, children
 from tests.fix_faults import LOGS, STEP, Start, backends, blocked, landed, locked, terminate, wait_until

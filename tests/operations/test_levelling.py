@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from mishika_migrate import errors, model
-from mishika_migrate.operations import sync
+from mishika_migrate.operations.syncing import sync
 from mishika_migrate.plan import selection
 from tests.fix_faults import LOGS, ask
 from tests.fix_program import Run

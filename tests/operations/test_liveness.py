@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from mishika_migrate import errors, matrix
-from mishika_migrate.operations import liveness
+from mishika_migrate.operations.syncing import liveness
 from tests.fix_faults import ask
 from tests.fix_servers import LOGS, Clone, Pair, endpoint
 from tests.looking import RULES, TEAM, TOKEN, as_role, carry_out, execute, role, see

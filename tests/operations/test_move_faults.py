@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from mishika_migrate import model
-from mishika_migrate.operations import gates, moves
+from mishika_migrate.operations.moving import gates, moves
 from mishika_migrate.sandbox import servers
 from tests import looking
 from tests.fix_faults import LOGS, Program, Start, ask, state, wait_until

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from mishika_migrate import model
-from mishika_migrate.operations import pace
+from mishika_migrate.operations.copying import pace
 from mishika_migrate.pg import connect, control
 from tests.fix_faults import wait_until
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mishika_migrate import errors, model
-from mishika_migrate.operations import probe, samples
+from mishika_migrate.operations.probing import probe, samples
 from tests import fix_proxy
 from tests.fix_proxy import Proxy
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from mishika_migrate import errors, events, model
-from mishika_migrate.operations import copy
+from mishika_migrate.operations.copying import copy
 from tests import proving
 from tests.fix_faults import ask, measured, wait_until
 from tests.fix_servers import Clone, Pair, endpoint

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from mishika_migrate import errors, matrix, model
-from mishika_migrate.operations import samples
+from mishika_migrate.operations.probing import samples
 from mishika_migrate.pg import standing
 from tests.fix_servers import endpoint
 from tests.looking import TEAM, TOKEN, execute

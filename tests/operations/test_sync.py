@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mishika_migrate import errors, events, matrix, model
-from mishika_migrate.operations import copy, look, sync
+from mishika_migrate.operations import look
+from mishika_migrate.operations.copying import copy
+from mishika_migrate.operations.syncing import sync
 from mishika_migrate.pg import catalog, connect
 from mishika_migrate.plan import selection
 from tests.fix_faults import Start, ask, locked, wait_until

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mishika_migrate import errors, model
-from mishika_migrate.operations import steering
-from mishika_migrate.operations import throttle as throttles
+from mishika_migrate.operations.copying import steering
+from mishika_migrate.operations.copying import throttle as throttles
 from mishika_migrate.pg import connect, standbys
 from mishika_migrate.sandbox import accounts
 from tests import fix_faults

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mishika_migrate import errors, matrix, model
-from mishika_migrate.operations import verify
+from mishika_migrate.operations.verifying import verify
 from mishika_migrate.plan import history, selection
 from tests import oddities, proving
 from tests.fix_faults import ask, wait_until

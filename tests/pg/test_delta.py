@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mishika_migrate import model
-from mishika_migrate.operations import work
+from mishika_migrate.operations.copying import work
 from mishika_migrate.pg import connect, delta, ledger, snapshot, transfer
 from tests.fix_faults import ask
 from tests.fix_servers import Pair, assert_equal, endpoint, rows_of

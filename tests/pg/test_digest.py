@@ -14,7 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mishika_migrate import model
-from mishika_migrate.operations import contents
+from mishika_migrate.operations.verifying import contents
 from mishika_migrate.pg import catalog, connect, digest, sides
 from mishika_migrate.proof import comparing
 from tests import oddities

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 
 import mishika_migrate
 from mishika_migrate import errors, events, matrix, model, plan
-from mishika_migrate.operations import accounts, endings, engine, executors, follow, resuming, verify, work
-from mishika_migrate.operations.patience import Patience
-from mishika_migrate.operations.steering import Steering
-from mishika_migrate.operations.watch import Watch
+from mishika_migrate.operations.copying import accounts, endings, engine, executors, resuming, work
+from mishika_migrate.operations.copying.patience import Patience
+from mishika_migrate.operations.copying.steering import Steering
+from mishika_migrate.operations.copying.watch import Watch
+from mishika_migrate.operations.moving import follow
+from mishika_migrate.operations.verifying import verify
 from mishika_migrate.pg import connect, ledger, snapshot
 
 RESUME, RESET = "copy --resume", "reset"

@@ -6,7 +6,7 @@ Imports engine, pg and the words.
 from __future__ import annotations
 
 from mishika_migrate import errors, model
-from mishika_migrate.operations import engine
+from mishika_migrate.operations.copying import engine
 from mishika_migrate.pg import connect, interrupt
 
 AGAIN = "Run the same command again."

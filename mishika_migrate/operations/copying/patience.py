@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mishika_migrate import model
-from mishika_migrate.operations import endings, engine, executors, work
-from mishika_migrate.operations.watch import Watch
+from mishika_migrate.operations.copying import endings, engine, executors, work
+from mishika_migrate.operations.copying.watch import Watch
 from mishika_migrate.pg import interrupt, snapshot
 
 # How long a server may take to let go when asked, and a process to end.

@@ -10,7 +10,8 @@ import datetime
 from collections.abc import Callable
 
 from mishika_migrate import errors, events, findings, model
-from mishika_migrate.operations import moves, verify
+from mishika_migrate.operations.moving import moves
+from mishika_migrate.operations.verifying import verify
 from mishika_migrate.pg import journal
 
 Emit = Callable[[events.Event], None]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from mishika_migrate import errors, events, model, plan, words
-from mishika_migrate.operations import work
+from mishika_migrate.operations.copying import work
 from mishika_migrate.pg import catalog, connect, ddl, delta, ledger, snapshot
 
 _T = TypeVar("_T")

@@ -1,6 +1,6 @@
 """A switch of traffic from one server to the other: gates, fence, drain, proof, way back, the operator's command.
 
-Imports moves, gates, proving, sync, pg and the words. `cutover` goes from source to target, `rollback` the
+Imports moves, gates, proving, reopening, sync, pg and the words. `cutover` goes from source to target, `rollback` the
 other way; both are this flow. Until the operator's command may have run, whatever fails lifts the fence, and
 nothing was switched.
 """
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mishika_migrate import errors, events, matrix, model, words
-from mishika_migrate.operations import gates, levelling, moves, proving, streams
-from mishika_migrate.operations import sync as syncing
-from mishika_migrate.pg import connect, ddl, fence, interrupt, journal, replication
+from mishika_migrate.operations.moving import gates, moves, proving, reopening, streams
+from mishika_migrate.operations.syncing import levelling
+from mishika_migrate.operations.syncing import sync as syncing
+from mishika_migrate.pg import connect, ddl, fence, interrupt, journal
 from mishika_migrate.preflight import following
 
 Emit = Callable[[events.Event], None]
@@ -89,7 +90,7 @@ def carry_out(
         _refuse_order(move)
         if move.before is not None and move.before.open:
             emit(events.Noticed(message=f"giving up what an earlier attempt has left ({move.before.state})"))
-            give_up(move, move.before)
+            reopening.give_up(move, move.before)
         if move.unended is not None:
             emit(events.Noticed(message="an earlier attempt was ended while it switched; going on from there"))
             return _Switch(move, options, perform, emit, number=move.unended.id).end()
@@ -108,7 +109,7 @@ def abort(rules: matrix.Matrix, servers: moves.Servers) -> model.Switch | None:
     with moves.plain(rules, servers) as move:
         before, settled = move.before, move.settled
         if before is not None and before.open:
-            give_up(move, before)
+            reopening.give_up(move, before)
             return before
         if settled is not None and settled.state == "switching":
             again, back = ("cutover", "rollback") if settled.way == "forward" else ("rollback", "cutover")
@@ -117,19 +118,6 @@ def abort(rules: matrix.Matrix, servers: moves.Servers) -> model.Switch | None:
                 hint=f"`mishika-migrate {again}` ends it; `mishika-migrate {back}` goes back and loses nothing.",
             )
         return None
-
-
-def give_up(move: moves.Move, before: model.Switch) -> None:
-    """The old side accepts writes again, and the new side follows it as before. In this order."""
-    away: model.Role = "source" if before.way == "forward" else "target"
-    with connect.translated(move.end(away), "the fence"):
-        fence.lift(move.sessions[away])
-    if before.method == "replication" and move.follow is not None:
-        move.stream("back" if before.way == "forward" else "forward").remove(move.sessions)
-        stream = move.stream(before.way)
-        if stream.state(move.sessions)[1] is not None:
-            stream.enable(move.sessions, enabled=True)
-    move.enter(before.id, "aborted")
 
 
 def _clear(move: moves.Move) -> None:
@@ -420,13 +408,13 @@ class _Switch:
         move = self._move
         verb = "cutover" if move.way == "forward" else "rollback"
         late = move.late
-        lifted = _lifted(move.away)
+        lifted = reopening.lifted(move.away)
         try:
             with move.anew() as fresh:
                 before = fresh.before
                 # Its last word may have been heard although nobody heard the answer; the command has not run.
                 if before is not None and (before.open or before.id == self._number):
-                    give_up(fresh, before)
+                    reopening.give_up(fresh, before)
         except errors.Error as worse:
             fenced = (
                 f"{move.away.label} accepts writes again; not everything of the attempt could be taken away"
@@ -446,44 +434,9 @@ class _Switch:
             ) from error
 
 
-_RESTART_SECONDS = 15.0
-
-
-def _lifted(end: model.Endpoint) -> bool:
-    """Lifts the fence there, whatever has become of the other server; waits while that one restarts."""
-    until = time.monotonic() + _RESTART_SECONDS
-    while True:
-        try:
-            with (
-                connect.session(end, name=moves.REPAIR, answered=True, settings=moves.WAITS) as session,
-                connect.translated(end, "the fence"),
-            ):
-                fence.lift(session)
-                return True
-        except errors.Error:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.25)
-
-
 def _reason(error: BaseException, late: bool, timeout: float) -> str:
     if isinstance(error, errors.Interrupted):
         return "interrupted"
     if late:
         return f"fence to switch took longer than {timeout:g} s"
     return error.message if isinstance(error, errors.Error) else str(error) or type(error).__name__
-
-
-def reopen(source: model.Endpoint, *, margin: int) -> str:
-    """The source accepts writes again, whatever becomes of the target; says how far it had got with its changes.
-
-    From then on no other verb but `complete` goes on with the move.
-    """
-    with connect.session(source, name=moves.NAME, settings=moves.WAITS) as session, connect.translated(source):
-        row = replication.last_heard(session, "target")
-        # Should the target come back, its changes would overwrite what is written here from now on.
-        for each in replication.subscriptions(session):
-            replication.unsubscribe(session, each.name)
-        fence.lift(session, alone=True)
-        ddl.advance_sequences(session, source.schema, margin=margin)
-    return f" The last sign of the target is of {row}." if row else ""

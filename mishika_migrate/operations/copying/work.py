@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mishika_migrate import model
-from mishika_migrate.operations import pace
+from mishika_migrate.operations.copying import pace
 from mishika_migrate.pg import connect, ddl, delta, dump, indexes, interrupt, ledger, snapshot, transfer, upsert
 
 Compression = Literal["auto", "lz4", "pglz", "server"]

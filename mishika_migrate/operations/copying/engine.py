@@ -16,7 +16,7 @@ import tenacity
 from tenacity.stop import stop_base
 
 from mishika_migrate import errors, events, model
-from mishika_migrate.operations import work
+from mishika_migrate.operations.copying import work
 
 _TICK_SECONDS = 0.25
 

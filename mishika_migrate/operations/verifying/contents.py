@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mishika_migrate import model, words
-from mishika_migrate.operations.keys import REREAD
+from mishika_migrate.operations.verifying.keys import REREAD
 from mishika_migrate.pg import connect, digest, sides
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from mishika_migrate import errors, events, model
-from mishika_migrate.operations.steering import Steering
+from mishika_migrate.operations.copying.steering import Steering
 from mishika_migrate.pg import connect, interrupt, ledger, progress
 
 _SECONDS = 0.5

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from mishika_migrate import errors, matrix, model
-from mishika_migrate.operations import levelling, scopes, streams, verify
-from mishika_migrate.operations import sync as syncing
+from mishika_migrate.operations import scopes
+from mishika_migrate.operations.moving import streams
+from mishika_migrate.operations.syncing import levelling
+from mishika_migrate.operations.syncing import sync as syncing
+from mishika_migrate.operations.verifying import verify
 from mishika_migrate.pg import connect, fence, interrupt, journal, ledger, replication
 from mishika_migrate.plan import history, selection
 

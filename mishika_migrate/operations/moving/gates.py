@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mishika_migrate import errors, findings, model, words
-from mishika_migrate.operations import liveness, moves, streams
-from mishika_migrate.operations import sync as syncing
+from mishika_migrate.operations.moving import moves, streams
+from mishika_migrate.operations.syncing import liveness
+from mishika_migrate.operations.syncing import sync as syncing
 from mishika_migrate.pg import connect, fence, footing, replication
 from mishika_migrate.preflight import following
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mishika_migrate import errors, events, matrix, model, words
-from mishika_migrate.operations import contents, keys, scopes
+from mishika_migrate.operations import scopes
+from mishika_migrate.operations.verifying import contents, keys
 from mishika_migrate.pg import catalog, connect, digest, interrupt, sides, survey
 from mishika_migrate.plan import history, selection
 from mishika_migrate.proof import comparing

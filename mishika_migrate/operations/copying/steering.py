@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from mishika_migrate import errors, events, model
-from mishika_migrate.operations import pace, throttle
+from mishika_migrate.operations.copying import pace, throttle
 from mishika_migrate.pg import connect, control, standbys
 
 _LAG_SECONDS = 2.0

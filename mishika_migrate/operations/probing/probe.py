@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import mishika_migrate
 from mishika_migrate import errors, model, words
-from mishika_migrate.operations import samples
-from mishika_migrate.operations.samples import Sample as Sample
+from mishika_migrate.operations.probing import samples
+from mishika_migrate.operations.probing.samples import Sample as Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

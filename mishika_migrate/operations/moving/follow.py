@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mishika_migrate import errors, findings, matrix, model
-from mishika_migrate.operations import moves, streams
+from mishika_migrate.operations.moving import moves, streams
 from mishika_migrate.pg import connect, footing, journal, ledger, replication
 from mishika_migrate.preflight import following
 

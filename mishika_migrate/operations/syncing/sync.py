@@ -16,7 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from mishika_migrate import errors, events, findings, matrix, model
-from mishika_migrate.operations import keys, levelling, liveness, look, scopes
+from mishika_migrate.operations import look, scopes
+from mishika_migrate.operations.syncing import levelling, liveness
+from mishika_migrate.operations.verifying import keys
 from mishika_migrate.pg import connect, digest, interrupt, ledger, merge, sides, snapshot
 from mishika_migrate.plan import history, loading, selection
 from mishika_migrate.preflight import obstacles, occupancy, privileges, views

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mishika_migrate import errors, model
-from mishika_migrate.operations import moves
+from mishika_migrate.operations.moving import moves
 from mishika_migrate.pg import connect, ddl, fence, journal, ledger, replication
 
 _NAME = "mishika-migrate/complete"

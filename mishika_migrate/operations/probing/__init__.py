@@ -1,0 +1,1 @@
+"""Asks a running proxy, with keys that the operator gives."""

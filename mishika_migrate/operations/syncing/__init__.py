@@ -1,0 +1,1 @@
+"""Levels a target with its source, and looks first whether the target is in use already."""
