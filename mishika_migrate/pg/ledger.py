@@ -21,6 +21,8 @@ SCHEMA = "mishika_migrate"
 _LAYOUT = 3
 _UPGRADED = (0, 2)  # none, and one that lacks tables only
 _LOCK = 0x6D69_7368_696B_61  # "mishika"
+# A second: a server under load hears later that a command has ended than the next one in a script begins.
+_LOCK_POLLS = 20
 
 _CREATE = """
 COMMENT ON SCHEMA mishika_migrate IS 'mishika-migrate: runs and steps; `mishika-migrate cleanup` removes it';
@@ -111,16 +113,21 @@ def lock(session: connect.Session, endpoint: model.Endpoint, *, former: tuple[in
     `former` is this run's lost session, backend and name: the server may not know yet that it is
     lost, and is told.
     """
-    if _one(session, "SELECT pg_try_advisory_lock(%s)", [_LOCK]):
-        return
-    if former is not None:
-        interrupt.end_leftovers(session, former[1], pid=former[0])
-        if _one(session, "SELECT pg_try_advisory_lock(%s)", [_LOCK]):
+    for polls in range(_LOCK_POLLS):
+        if _locked(session):
             return
+        if former is not None and polls == 0:
+            interrupt.end_leftovers(session, former[1], pid=former[0])
+        else:
+            session.execute("SELECT pg_sleep(0.05)")
     raise errors.Refused(
         f"another run is working on {endpoint.label} ({holder(session) or 'another session'})",
         hint="Wait for it, or see `mishika-migrate status`.",
     )
+
+
+def _locked(session: connect.Session) -> bool:
+    return bool(_one(session, "SELECT pg_try_advisory_lock(%s)", [_LOCK]))
 
 
 def holder(session: connect.Session) -> str:
