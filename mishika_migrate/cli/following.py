@@ -32,6 +32,9 @@ def servers(face: Face) -> moves.Servers:
     }
 
 
+_CAUSES = ("not-following", "switch-unended")
+
+
 @app.command()
 def status(
     source: options.Source = None,
@@ -71,7 +74,7 @@ def status(
         show=show,
     )
     if last.delay is None:
-        broken = next((each.message for each in last.findings if each.code == "not-following"), "")
+        broken = next((each.message for each in last.findings if each.code in _CAUSES), "")
         late = f"a change takes longer than {last.waited:g} s"
         raise errors.GateNotMet(broken or late, hint="`mishika-migrate follow status --watch` shows how it moves.")
 

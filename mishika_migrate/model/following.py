@@ -49,8 +49,8 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """A subscription of this tool; `errors` counts rows that could not be applied, `unready` tables that do not
-    follow yet. `working` says that its worker runs."""
+    """A subscription of this tool; `errors` counts what has stopped it, a row that cannot be applied or a connection
+    that ended, `unready` tables that do not follow yet. `working` says that its worker runs."""
 
     name: str
     enabled: bool
@@ -114,7 +114,8 @@ class Footing:
 class Follow:
     """One run's following, as the ledger knows it. `tables` are bare names, `fingerprint` that of their
     columns on the side that is followed, since it is. `proved` is when all rows were last compared (ISO
-    8601, UTC by the source's clock), empty for never. Nothing may follow before it is `ready`."""
+    8601, UTC by the source's clock), empty for never. Nothing may follow before it is `ready`. `faults` are the
+    subscription's errors that were known when it was last started or stopped."""
 
     run: str
     way: Way
@@ -122,6 +123,7 @@ class Follow:
     fingerprint: str
     proved: str = ""
     ready: bool = False
+    faults: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

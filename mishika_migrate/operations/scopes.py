@@ -21,7 +21,7 @@ class Scope:
     """Which tables are compared, within which intervals, and where that was said.
 
     `existing` says of which tables rows were merged into the target's. `idle` are needed when they are
-    used, and were not when the runs looked.
+    used, and were not when the runs looked. `known` are all tables that the source had then.
     """
 
     tables: tuple[str, ...]
@@ -29,6 +29,7 @@ class Scope:
     within: Mapping[str, model.Interval] = field(default_factory=dict)
     existing: Mapping[str, model.Existing] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
+    known: frozenset[str] = frozenset()
 
 
 def choose(
@@ -77,7 +78,9 @@ def copied(target: model.Endpoint) -> Scope | None:
         return None
     parts: dict[str, list[model.Interval | None]] = {}
     idle: dict[str, None] = {}
+    known: set[str] = set()
     for _, todo in runs:
+        known |= {chosen.table for chosen in todo.chosen} | {left.table for left in todo.left}
         intervals = {table.name: interval for table, interval in todo.intervals.items()}
         for chosen in todo.chosen:
             parts.setdefault(chosen.table, []).append(intervals.get(chosen.table))
@@ -85,7 +88,13 @@ def copied(target: model.Endpoint) -> Scope | None:
     within = {table: whole for table, found in parts.items() if (whole := _joined(found)) is not None}
     last = runs[-1][0]
     many = f"as run {last} copied" if len(runs) == 1 else f"as {len(runs)} runs copied, the last of them {last}"
-    return Scope(tables=tuple(parts), said=many, within=within, idle=tuple(each for each in idle if each not in parts))
+    return Scope(
+        tables=tuple(parts),
+        said=many,
+        within=within,
+        idle=tuple(each for each in idle if each not in parts),
+        known=frozenset(known),
+    )
 
 
 def _joined(parts: Sequence[model.Interval | None]) -> model.Interval | None:

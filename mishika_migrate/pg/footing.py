@@ -6,6 +6,7 @@ Imports pg.connect, pg.replication and the words. Nothing is written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import rows
@@ -63,6 +64,28 @@ ORDER BY 2 DESC
 """
 
 
+# Whose sessions one may not see shows neither its transaction's age nor its number, but its locks.
+_LOCKING = """
+SELECT DISTINCT ON (l.pid) l.pid, l.virtualtransaction, c.relname::text
+FROM pg_locks l JOIN pg_stat_activity a USING (pid) JOIN pg_class c ON c.oid = l.relation
+WHERE l.locktype = 'relation' AND l.granted AND l.relation >= 16384 AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+    'ExclusiveLock', 'AccessExclusiveLock')
+  AND a.xact_start IS NULL AND a.backend_type IS NULL
+ORDER BY l.pid, c.relname
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locking:
+    """A transaction of a session that this role may not see, and a table that it keeps a writer's lock on."""
+
+    pid: int
+    transaction: str
+    table: str = field(compare=False)
+
+
 def read(
     session: connect.Session, endpoint: model.Endpoint, tables: Sequence[str], *, patience: float, name: str
 ) -> model.Footing:
@@ -90,6 +113,14 @@ def read(
         writers=writers(session, patience=patience),
         replicates=replication.may_replicate(endpoint, session=name),
         **found,
+    )
+
+
+def locking(session: connect.Session) -> frozenset[Locking]:
+    """Transactions that have written just now, of sessions that this role may not see."""
+    found = session.execute(_LOCKING.encode())
+    return frozenset(
+        Locking(pid=int(str(pid)), transaction=str(number), table=str(table)) for pid, number, table in found
     )
 
 

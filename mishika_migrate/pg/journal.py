@@ -76,12 +76,19 @@ def set_follow(
     ready: bool | None = None,
     fingerprint: str | None = None,
 ) -> None:
+    """What is given; another way is that of a new subscription, which has met no errors yet."""
     with _surely(session):
         session.execute(
-            "UPDATE mishika_migrate.follow SET way = coalesce(%s, way), ready = coalesce(%s, ready),"
-            " fingerprint = coalesce(%s, fingerprint)",
-            [way, ready, fingerprint],
+            "UPDATE mishika_migrate.follow SET faults = CASE WHEN way = coalesce(%s, way) THEN faults ELSE 0 END,"
+            " way = coalesce(%s, way), ready = coalesce(%s, ready), fingerprint = coalesce(%s, fingerprint)",
+            [way, way, ready, fingerprint],
         )
+
+
+def set_faults(session: connect.Session, number: int) -> None:
+    """So many errors of the subscription are known, and are not what stops it the next time."""
+    with _surely(session):
+        session.execute("UPDATE mishika_migrate.follow SET faults = %s", [number])
 
 
 def set_proved(session: connect.Session, at: str) -> None:
@@ -96,8 +103,9 @@ def follow(session: connect.Session) -> model.Follow | None:
         return None
     row = session.execute(
         "SELECT run, way, tables, fingerprint,"
-        " coalesce(to_char(proved AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS'), ''), ready"
-        " FROM mishika_migrate.follow"
+        " coalesce(to_char(proved AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS'), ''), ready,"
+        # A ledger of an older layout may be one that this role only reads.
+        " coalesce((to_jsonb(f) ->> 'faults')::int8, 0) FROM mishika_migrate.follow f"
     ).fetchone()
     if row is None:
         return None
@@ -108,6 +116,7 @@ def follow(session: connect.Session) -> model.Follow | None:
         fingerprint=str(row[3]),
         proved=str(row[4]),
         ready=bool(row[5]),
+        faults=int(str(row[6])),
     )
 
 

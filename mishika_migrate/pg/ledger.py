@@ -18,8 +18,8 @@ from mishika_migrate import errors, model
 from mishika_migrate.pg import connect, ddl, interrupt
 
 SCHEMA = "mishika_migrate"
-_LAYOUT = 3
-_UPGRADED = (0, 2)  # none, and one that lacks tables only
+_LAYOUT = 4
+_UPGRADED = (0, 2, 3)  # none, and those that lack tables or columns only
 _LOCK = 0x6D69_7368_696B_61  # "mishika"
 # A second: a server under load hears later that a command has ended than the next one in a script begins.
 _LOCK_POLLS = 20
@@ -90,6 +90,7 @@ CREATE TABLE IF NOT EXISTS mishika_migrate.follow (
   proved timestamptz,
   ready boolean NOT NULL
 );
+ALTER TABLE mishika_migrate.follow ADD COLUMN IF NOT EXISTS faults int8 NOT NULL DEFAULT 0;
 CREATE TABLE IF NOT EXISTS mishika_migrate.cutover (
   id int8 PRIMARY KEY,
   run text NOT NULL,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
+import psycopg
 from psycopg import conninfo, sql
 
 from mishika_migrate import errors, model
@@ -149,6 +150,8 @@ def _whole(value: object) -> int:
 # -- subscriptions --------------------------------------------------------------------------------
 
 
+_NO_PUBLICATION = "42704"  # a warning: 'publication "…" does not exist on the publisher'
+
 _UNLOGGED = """
 SELECT set_config('log_min_error_statement', 'panic', false)
 WHERE has_parameter_privilege('log_min_error_statement', 'SET')
@@ -181,14 +184,33 @@ def subscribe(
     )
 
 
-def reaches(session: connect.Session, name: str, *, publication: str, reaching: str) -> None:
-    """Raises what the server says when it connects there as a subscriber; leaves nothing behind."""
+def reaches(session: connect.Session, name: str, *, publication: str, reaching: str) -> bool:
+    """Raises what the server says when it connects there as a subscriber; leaves nothing behind.
+
+    Whether the publication is there: another server may answer at that address.
+    """
+    told: list[str] = []
+
+    def hear(notice: psycopg.errors.Diagnostic) -> None:
+        told.append(notice.sqlstate or "")
+
+    session.add_notice_handler(hear)
     session.execute("BEGIN")
     try:
         subscribe(session, name, slot=None, publication=publication, reaching=reaching, enabled=False)
+    except psycopg.errors.UndefinedTable:
+        return True  # it names tables that are still to be made here
     finally:
         if not session.closed:
             session.execute("ROLLBACK")
+            session.remove_notice_handler(hear)
+    return _NO_PUBLICATION not in told
+
+
+def readdress(session: connect.Session, name: str, reaching: str) -> None:
+    """From now on it connects there. Like `subscribe` it keeps the password out of the log of an error."""
+    session.execute(_UNLOGGED.encode() if session.info.server_version >= 15_00_00 else "SELECT")
+    session.execute(sql.SQL("ALTER SUBSCRIPTION {} CONNECTION {}").format(sql.Identifier(name), sql.Literal(reaching)))
 
 
 def enable(session: connect.Session, name: str, enabled: bool) -> None:

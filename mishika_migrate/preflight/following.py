@@ -69,6 +69,22 @@ def abandoned(slots: Sequence[model.Slot], end: model.Endpoint, *, current: str)
         )
 
 
+def unread(
+    slot: model.Slot, subscription: model.Subscription | None, end: model.Endpoint, reader: model.Endpoint
+) -> Iterable[model.Finding]:
+    """The slot that is followed has no reader: why, as far as it is known."""
+    for each in abandoned([slot], end, current=slot.name):
+        fix = each.fix
+        if subscription is not None and subscription.enabled:
+            fix = (
+                f"the log of the {reader.role}'s server says why it cannot connect; after a change of address or"
+                " password: mishika-migrate follow start"
+            )
+        elif subscription is not None:
+            fix = "mishika-migrate follow start"
+        yield warn(each.code, each.subject, each.message, fix)
+
+
 MUCH_WAL = 1_000_000_000
 """From so many bytes on WAL that is kept for a slot is a warning."""
 

@@ -431,7 +431,7 @@ class _Copy:
         """What is true now, in the ledger and as an error with the right exit status."""
         signal = self._stopping()
         self._release()
-        self._unfollow(resumable=True)
+        self._unfollow(resumable=self._entered)
         if not self._entered:
             return endings.interrupted(signal, "nothing was written", endings.AGAIN) if signal else endings.own(error)
         text = f"stopped by signal {signal}" if signal else str(error)

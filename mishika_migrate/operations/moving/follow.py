@@ -9,18 +9,19 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mishika_migrate import errors, findings, matrix, model
 from mishika_migrate.operations.moving import moves, streams
-from mishika_migrate.pg import connect, footing, journal, ledger, replication
+from mishika_migrate.pg import connect, fence, footing, journal, ledger, replication
 from mishika_migrate.preflight import following
 
 _NAME = "mishika-migrate/follow"
 _SETTINGS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}
 _UNDO_SECONDS = 5.0
 _FIRST_SECONDS = 20.0  # PostgreSQL 15 may take 5 s to start a worker
+_READER_SECONDS = 7.0
 _OLD_SECONDS = 60.0
 
 
@@ -87,6 +88,7 @@ class Start:
                 )
             stream.remove(sessions)  # of an earlier attempt, whose snapshot died with it
             stream.publish(sessions)
+            stream.refuse_stranger(sessions)
             with connect.translated(self._ends["source"]):
                 row = sessions["source"].execute("SELECT clock_timestamp()::text").fetchone()
             self._at = str(row[0]) if row else ""
@@ -224,31 +226,77 @@ def _look(
     patience: float,
 ) -> model.Following:
     publisher, subscriber = servers[stream.publisher].end, servers[stream.subscriber].end
+    told = list(_switching(sessions, servers))
+    switching = bool(told)
+    if not switching:
+        told += _revived(stream, sessions)
+    delay = _delay(stream, sessions, patience)
     slot, subscription = stream.state(sessions)
-    told: list[model.Finding] = []
-    delay = None
-    if broken := streams.trouble(publisher, subscriber, slot, subscription):
-        told.append(findings.warn("not-following", stream.name, broken, _mend(slot, subscription)))
-    else:
-        delay = stream.drain(sessions, seconds=patience)
+    broken = streams.trouble(publisher, subscriber, slot, subscription)
+    if broken and not switching:
+        told.append(findings.warn("not-following", stream.name, broken, _mend(follow.way, slot, subscription)))
     # On either side: a switch that was killed at its very end leaves the slot of the former way.
     for role, server in servers.items():
         with connect.translated(server.end):
             others = [each for each in replication.slots(sessions[role]) if each.name != stream.name]
         told += following.abandoned(others, server.end, current="")
-    if slot is not None and not slot.active:
-        told += following.abandoned([slot], publisher, current=slot.name)
+    if slot is not None and not slot.active and not switching:
+        told += following.unread(slot, subscription, publisher, subscriber)
     told += following.worries(publisher, slot, subscription, delay=delay, waited=None if broken else patience)
     return model.Following(
         follow=follow, slot=slot, subscription=subscription, delay=delay, waited=patience, findings=tuple(told)
     )
 
 
-def _mend(slot: model.Slot | None, subscription: model.Subscription | None) -> str:
+def _revived(stream: streams.Stream, sessions: streams.Sessions) -> Iterable[model.Finding]:
+    if stream.revive(sessions):
+        stream.read(sessions, seconds=_READER_SECONDS)
+        what = f"{stream.name} had stopped at an error, such as a restart of the {stream.publisher}: started again"
+        yield findings.warn("started-again", stream.name, what, f"see the log of the {stream.subscriber}'s server")
+
+
+def _delay(stream: streams.Stream, sessions: streams.Sessions, patience: float) -> float | None:
+    """None also where nothing arrives any more; `streams.trouble` says why."""
+    try:
+        stream.refuse_broken(sessions)
+        return stream.drain(sessions, seconds=patience)
+    except errors.ServerError:
+        return None
+
+
+def _switching(sessions: streams.Sessions, servers: moves.Servers) -> Iterable[model.Finding]:
+    """A switch that is under way, or was ended amid its work: following rests, and nobody may be able to write."""
+    with connect.translated(servers["target"].end, "the ledger"):
+        latest, settled = journal.switch(sessions["target"]), journal.settled(sessions["target"])
+    found = latest if latest is not None and latest.open else settled
+    if found is None or not (found.open or found.state == "switching"):
+        return
+    away = servers["source" if found.way == "forward" else "target"].end
+    verb = "cutover" if found.way == "forward" else "rollback"
+    with connect.translated(away):
+        closed = fence.standing(sessions[away.role])
+    what = f"a {verb} is under way, or was ended amid its work (it is {found.state})"
+    if closed:
+        what += f", and {away.label} takes no writes"
+    fix = f"wait for it; where no {verb} runs any more, mishika-migrate {verb} ends it"
+    yield findings.warn(
+        "switch-unended",
+        model.object_name(found.run, found.way),
+        what,
+        f"{fix}, cutover --abort gives it up" if found.open else fix,
+    )
+
+
+def _mend(way: model.Way, slot: model.Slot | None, subscription: model.Subscription | None) -> str:
     if slot is None or slot.lost or subscription is None:
-        return "mishika-migrate complete, then copy --follow anew"
+        # Traffic has moved: `complete` would give the way back away.
+        back = "mishika-migrate rollback, which takes one pass of sync instead; mishika-migrate complete to stay here"
+        return back if way == "back" else "mishika-migrate complete, then copy --follow anew"
     if subscription.errors:
-        return "remove the row that is in the way (the server's log names it), then mishika-migrate follow start"
+        return (
+            "remove what is in the way, such as a row that the source has not made; it is started again by every"
+            " mishika-migrate follow status, follow start and cutover"
+        )
     return "mishika-migrate follow start"
 
 
@@ -265,15 +313,21 @@ def set_running(rules: matrix.Matrix, servers: moves.Servers, *, running: bool) 
                 hint=f"End it: `mishika-migrate {verb}`"
                 + (", or give it up: `mishika-migrate cutover --abort`." if half.open else "."),
             )
+        if not follow.ready:
+            _refuse_unfinished(move, follow.run)
         stream = move.stream(follow.way)
         slot, subscription = stream.state(move.sessions)
         if subscription is None or slot is None or slot.lost:
             broken = streams.trouble(move.end(stream.publisher), move.end(stream.subscriber), slot, subscription)
-            raise errors.Refused(broken, hint="`mishika-migrate complete` removes the rest; then copy --follow anew.")
+            mend = _mend(follow.way, slot, subscription)
+            raise errors.Refused(broken, hint=f"Run {mend}.")
         if running and not follow.ready:
-            _refuse_unfinished(move, follow.run)
             move.ask(lambda session: journal.set_follow(session, ready=True))
+        stream.forgive(move.sessions)
         stream.enable(move.sessions, enabled=running)
+        if running and not stream.read(move.sessions, seconds=_READER_SECONDS):
+            # Its server cannot connect by what it was told when it was made: a password may have changed since.
+            stream.readdress(move.sessions)
         return follow
 
 
@@ -335,4 +389,5 @@ def _stream(follow: model.Follow, servers: moves.Servers, sessions: streams.Sess
         tables=follow.tables,
         reaching=lambda: servers[publisher].reaching,
         ask=streams.asking(sessions["target"], servers["target"].end),
+        faults=follow.faults,
     )

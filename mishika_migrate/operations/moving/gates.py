@@ -5,6 +5,8 @@ Imports moves, streams, sync, liveness, pg, following and the words. Only heartb
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -49,7 +51,7 @@ def pass_all(move: moves.Move, wanted: Wanted) -> Found:
         if found[0].passed:
             lag, delay = _lag(move, wanted.max_lag)
             found.append(lag)
-        found += [_proof(move), _columns(move)]
+        found += [_proof(move), _columns(move), _removable(move)]
         if wanted.way_back:
             found += list(_way_back(move))
     else:
@@ -57,7 +59,7 @@ def pass_all(move: moves.Move, wanted: Wanted) -> Found:
         found.append(gate)
         if move.way == "forward":
             found.append(_unused(move))
-    found += [_fenceable(move), _quiet(move, wanted.patience)]
+    found += [_new_tables(move), _fenceable(move), _quiet(move, wanted.patience)]
     return Found(all=tuple(found), delay=delay)
 
 
@@ -77,7 +79,11 @@ def _passed(code: str, said: str) -> model.Gate:
 
 
 def _alive(move: moves.Move) -> model.Gate:
-    slot, subscription = move.stream(move.way).state(move.sessions)
+    stream = move.stream(move.way)
+    if stream.revive(move.sessions):
+        with contextlib.suppress(errors.ServerError):  # told below
+            stream.drain(move.sessions, seconds=_REVIVED_SECONDS)
+    slot, subscription = stream.state(move.sessions)
     if broken := streams.trouble(move.away, move.toward, slot, subscription):
         return model.Gate(code="following", passed=False, said=broken, fix="mishika-migrate follow status")
     if subscription is not None and subscription.unready:
@@ -94,6 +100,10 @@ def _lag(move: moves.Move, max_lag: float) -> tuple[model.Gate, float | None]:
     if delay is None:
         said = f"a change takes longer than {max_lag:g} s to {move.toward.label}"
         fix = "wait until it has caught up: mishika-migrate follow status --watch"
+        slot, _ = move.stream(move.way).state(move.sessions)
+        if slot is not None and not slot.active:
+            said += f", whose server does not read from slot {slot.name}"
+            fix = "its log says why; after a change of address or password: mishika-migrate follow start"
         return model.Gate(code="lag", passed=False, said=said, fix=fix), None
     return _passed("lag", f"a change takes {delay:.2f} s to {move.toward.label}"), delay
 
@@ -101,7 +111,7 @@ def _lag(move: moves.Move, max_lag: float) -> tuple[model.Gate, float | None]:
 def _proof(move: moves.Move) -> model.Gate:
     assert move.follow is not None
     if move.follow.proved:
-        return _passed("proof", f"all rows were equal to those of the source at {move.follow.proved} UTC")
+        return _passed("proof", f"all rows of both sides were equal at {move.follow.proved} UTC")
     return _passed("proof", "the copy was made without a proof: all history is compared before the fence")
 
 
@@ -112,12 +122,47 @@ def _columns(move: moves.Move) -> model.Gate:
     role: model.Role = "source" if move.follow.way == "forward" else "target"
     here, there = shapes if role == "source" else reversed(shapes)
     # What was changed on both sides alike is the same again.
+    since = "copy" if role == "source" else "cutover"
     if here not in (move.follow.fingerprint, there):
-        since = "copy" if role == "source" else "cutover"
         said = f"columns or keys of the {role} {move.end(role).label} have changed since the {since}"
         fix = "make the same change on the other side, or take it back; or begin anew: complete, copy --follow"
         return model.Gate(code="schema", passed=False, said=said, fix=fix)
-    return _passed("schema", "no table has changed since the copy")
+    return _passed("schema", f"no table has changed since the {since}")
+
+
+def _new_tables(move: moves.Move) -> model.Gate:
+    """Whether the side that traffic leaves has tables that no run has seen: an upgraded proxy makes them."""
+    ours, theirs = move.catalogs if move.away.role == "source" else reversed(move.catalogs)
+    more = [
+        table.name
+        for table in ours.tables
+        # After a cutover the new side may have had tables of its own all along: those with rows would be left behind.
+        if table.name not in {*move.known, move.rules.migrations}
+        and (move.way == "forward" or table.occupied is not False)
+    ]
+    if not more:
+        return _passed("new-tables", f"{move.away.label} has no table that the copy did not know")
+    said = f"{move.away.label} has {findings.few(more)} since the copy, which would be left behind"
+    there = all(theirs.table(name) for name in more)
+    fix = (
+        f"mishika-migrate copy {' '.join(f'--only {name}' for name in more)}" if there else "make the same change there"
+    )
+    if move.follow is not None:
+        fix = "begin anew with it (complete, copy --follow), or drop it where nothing needs it"
+    return model.Gate(code="new-tables", passed=False, said=said, fix=fix)
+
+
+def _removable(move: moves.Move) -> model.Gate:
+    """Whether the slot that traffic leaves can go afterwards: an abandoned one fills the disk of its server."""
+    with connect.translated(move.away):
+        refused = replication.may_replicate(move.away, session=moves.NAME)
+    if refused:
+        said = f"the slot on {move.away.label} could not be removed afterwards: {refused.rpartition(': ')[2]}"
+        ours, theirs = move.catalogs
+        user = (ours if move.away.role == "source" else theirs).user
+        fix = f"ALTER ROLE {findings.quoted(user)} REPLICATION; -- on the {move.away.role}"
+        return model.Gate(code="slot", passed=False, said=said, fix=fix)
+    return _passed("slot", f"the slot on {move.away.label} can be removed afterwards")
 
 
 def _level(move: moves.Move, wanted: Wanted) -> tuple[model.Gate, float | None]:
@@ -153,6 +198,7 @@ def _unused(move: moves.Move) -> model.Gate:
 
 
 _PROBE = f"{replication.PREFIX}probe"
+_REVIVED_SECONDS = 7.0  # PostgreSQL 15 may take 5 s to start a worker
 
 
 def _way_back(move: moves.Move) -> Iterator[model.Gate]:
@@ -223,8 +269,25 @@ def _fenceable(move: moves.Move) -> model.Gate:
 def _quiet(move: moves.Move, patience: float) -> model.Gate:
     with connect.translated(move.away):
         found = footing.writers(move.sessions[move.away.role], patience=patience)
+        found = found or _unseen(move, patience)
     if found:
         worst = found[0]
         said = f"a transaction on {move.away.label} has been open for {worst.seconds:.0f} s: {worst.who}"
         return model.Gate(code="long-transaction", passed=False, said=said, fix="end it, or wait until it ends")
     return _passed("long-transaction", f"no transaction on {move.away.label} has been open for {patience:g} s")
+
+
+_LOOK_SECONDS = 0.25
+
+
+def _unseen(move: moves.Move, patience: float) -> tuple[model.Writer, ...]:
+    """Transactions of roles whose sessions this one may not see, by the locks that they keep all the time."""
+    session, began = move.sessions[move.away.role], time.monotonic()
+    kept = footing.locking(session)
+    while kept and (seconds := time.monotonic() - began) < patience:
+        time.sleep(_LOOK_SECONDS)
+        kept &= footing.locking(session)
+    return tuple(
+        model.Writer(who=f"backend {each.pid}, which has written to {each.table}", seconds=seconds)
+        for each in sorted(kept, key=lambda each: each.pid)
+    )

@@ -119,6 +119,7 @@ class Move:
             tables=self.follow.tables,
             reaching=lambda: self.servers[publisher].reaching,
             ask=self.ask,
+            faults=self.follow.faults if self.follow.way == way else 0,
         )
 
     def enter(self, number: int, state: model.SwitchState) -> None:
@@ -152,6 +153,15 @@ class Move:
         follows = f"{self.toward.label} follows {self.away.label}"
         self.why = "as asked for" if method != "auto" else follows if following else "nothing follows"
 
+    def refuse_unfinished(self) -> None:
+        """What is copied is not all there is, and nothing can be switched to it."""
+        left = self.ask(ledger.unfinished) if self.ask(ledger.exists) else None
+        if left is not None:
+            raise errors.Refused(
+                f"run {left.run} on {self.end('target').label} is unfinished, and traffic cannot go there yet",
+                hint="Continue it: `mishika-migrate copy --resume`, or undo it: `mishika-migrate reset`.",
+            )
+
     def _broken(self) -> str:
         """Why the old side will never have the new one's changes by replication; empty where it may."""
         slot, subscription = self.stream(self.way).state(self.sessions)
@@ -176,6 +186,11 @@ class Move:
         if self.follow is not None:
             return self.follow.tables
         return self._copied.tables if self._copied else ()
+
+    @property
+    def known(self) -> frozenset[str]:
+        """All tables that the source had when runs looked."""
+        return self._copied.known if self._copied else frozenset()
 
     @property
     def wanted(self) -> selection.Wanted:
@@ -324,6 +339,7 @@ def opened(
 ) -> Iterator[Move]:
     """A move with the target's lock and everything read. `errors.Refused` where nothing was ever copied."""
     with _opened(rules, servers, way, name=NAME, timeout=timeout) as move:
+        move.refuse_unfinished()
         if not move.run:
             raise errors.Refused(
                 f"nothing has been copied to {move.end('target').label} yet",

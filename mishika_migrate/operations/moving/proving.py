@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mishika_migrate import errors, events, findings, model
 from mishika_migrate.operations.moving import moves
@@ -16,13 +16,23 @@ from mishika_migrate.pg import journal
 
 Emit = Callable[[events.Event], None]
 
+_MENDS: Mapping[model.SwitchMethod, str] = {
+    "replication": "`complete`, then `sync` and `cutover --method sync`, or `copy --follow --on-existing replace` anew",
+    "sync": "`sync --delete-extra`",
+}
+
 _LATE = datetime.timedelta(minutes=10)
 """A row of a log is written when its request ends, and bears the time at which it began."""
 _RECENT = datetime.timedelta(seconds=30)
 
 
-def all_but_history(move: moves.Move, now: datetime.datetime, jobs: int, emit: Emit) -> model.Proof:
-    """Compares keys and core tables whole, and of logs what `history` with the same `now` leaves out."""
+def all_but_history(
+    move: moves.Move, now: datetime.datetime, jobs: int, emit: Emit, *, rechecks: int = 0
+) -> model.Proof:
+    """Compares keys and core tables whole, and of logs what `history` with the same `now` leaves out.
+
+    With `rechecks` traffic goes on: what differs is looked at again so often, and differences in spend do not count.
+    """
     proof = verify.of_switch(
         move.rules,
         move.catalogs,
@@ -31,7 +41,8 @@ def all_but_history(move: moves.Move, now: datetime.datetime, jobs: int, emit: E
         move.end("target"),
         name=move.name,
         jobs=jobs,
-        fenced=True,
+        fenced=not rechecks,
+        rechecks=rechecks,
         emit=_of_note(emit),
     )
     return _of_the_way(proof, move)
@@ -97,5 +108,6 @@ def differs(proof: model.Proof, move: moves.Move) -> errors.GateNotMet:
     where = f" (in {findings.few(unequal)})" if unequal else ""
     return errors.GateNotMet(
         f"{move.toward.label} is not what {move.away.label} is{where}: {proof.headline}",
-        hint="`mishika-migrate verify` lists every difference; `sync --delete-extra` mends them where nothing follows.",
+        hint="`mishika-migrate verify` lists every difference. What was written to"
+        f" {move.toward.label} by others must go: {_MENDS[move.method]}.",
     )

@@ -7,6 +7,7 @@ goes when it is gone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
@@ -40,7 +41,8 @@ def asking(session: connect.Session, target: model.Endpoint) -> Ask:
 class Stream:
     """The changes of `tables` on one side, applied on the other.
 
-    `reaching` gives the connection string by which the subscriber's server reaches the publisher's.
+    `reaching` gives the connection string by which the subscriber's server reaches the publisher's. `faults` are
+    the errors of its subscription that are known already (see `model.Follow`).
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Stream:
         tables: Sequence[str],
         reaching: Callable[[], str],
         ask: Ask,
+        faults: int = 0,
     ) -> None:
         self.run, self.way, self.name = run, way, model.object_name(run, way)
         self.publisher: model.Role = "source" if way == "forward" else "target"
         self.subscriber: model.Role = "target" if way == "forward" else "source"
         self._ends, self._tables, self._reaching, self._ask = ends, tables, reaching, ask
+        self._faults = faults
 
     # -- making -----------------------------------------------------------------------------------
 
@@ -139,24 +143,89 @@ class Stream:
             time.sleep(_POLL_SECONDS)
 
     def state(self, sessions: Sessions) -> tuple[model.Slot | None, model.Subscription | None]:
-        """None for what is not there, and for a side without a session."""
+        """None for what is not there, and for a side without a session. Of errors only those that are new."""
         slot = subscription = None
         if self.publisher in sessions:
             with self._blamed(self.publisher, ""):
                 slot = next(
                     (each for each in replication.slots(sessions[self.publisher]) if each.name == self.name), None
                 )
-        if self.subscriber in sessions:
-            with self._blamed(self.subscriber, ""):
-                found = replication.subscriptions(sessions[self.subscriber])
-                subscription = next((each for each in found if each.name == self.name), None)
+                if slot is not None and self.name not in replication.publications(sessions[self.publisher]):
+                    # From 18 on changes are skipped and confirmed meanwhile, so making it again does not help.
+                    slot = dataclasses.replace(slot, reason=slot.reason or "its publication was dropped")
+        if self.subscriber in sessions and (subscription := self._subscription(sessions)) is not None:
+            known = self._faults if self._faults <= subscription.errors else 0  # statistics do not survive a crash
+            subscription = dataclasses.replace(subscription, errors=subscription.errors - known)
         return slot, subscription
+
+    def _subscription(self, sessions: Sessions) -> model.Subscription | None:
+        with self._blamed(self.subscriber, ""):
+            found = replication.subscriptions(sessions[self.subscriber])
+        return next((each for each in found if each.name == self.name), None)
+
+    def read(self, sessions: Sessions, *, seconds: float) -> bool:
+        """Whether the subscriber reads from the slot within that time, or has met an error that stops it."""
+        until = time.monotonic() + seconds
+        while True:
+            slot, subscription = self.state(sessions)
+            if slot is None or subscription is None or slot.active or not subscription.enabled:
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOK_SECONDS)
 
     def refuse_broken(self, sessions: Sessions) -> None:
         """Raises when what is missing will never come."""
         slot, subscription = self.state(sessions)
         if broken := trouble(self._ends[self.publisher], self._ends[self.subscriber], slot, subscription):
             raise errors.ServerError(broken, hint="`mishika-migrate follow status` shows more.")
+
+    # -- stopping and going on --------------------------------------------------------------------
+
+    def revive(self, sessions: Sessions) -> bool:
+        """Starts a subscription again that an error has stopped, and says whether it did.
+
+        It also stops when its connection ends: each of ten restarts of a server that was followed has stopped it
+        (`disable_on_error`, 15 and 18). A row that cannot be applied stops it again at once.
+        """
+        slot, subscription = self.state(sessions)
+        if slot is None or slot.lost or subscription is None or subscription.enabled or not subscription.errors:
+            return False
+        self.forgive(sessions)
+        self.enable(sessions, enabled=True)
+        return True
+
+    def forgive(self, sessions: Sessions) -> None:
+        """What has stopped it up to now is known."""
+        if (found := self._subscription(sessions)) is not None:
+            self._faults = found.errors
+            self._ask(lambda session: journal.set_faults(session, found.errors))
+
+    def readdress(self, sessions: Sessions) -> None:
+        """The subscriber connects to today's address from now on, if that leads to this publisher.
+
+        Raises what the server says when it connects there, and `errors.Refused` where another server answers.
+        """
+        with self._blamed(self.subscriber, f"subscription {self.name}"):
+            self.refuse_stranger(sessions)
+            replication.readdress(sessions[self.subscriber], self.name, self._reaching())
+
+    def refuse_stranger(self, sessions: Sessions) -> None:
+        """Raises unless the subscriber's server finds the publication at the address that it is given."""
+        publisher, subscriber = self._ends[self.publisher], self._ends[self.subscriber]
+        with self._blamed(self.subscriber, ""):
+            found = replication.reaches(
+                sessions[self.subscriber],
+                f"{replication.PREFIX}probe",
+                publication=self.name,
+                reaching=self._reaching(),
+            )
+        if not found:
+            raise errors.Refused(
+                f"the address by which {subscriber.label} is to reach {publisher.label} leads to another database",
+                hint=f"Give the one that the {subscriber.role}'s server can use:"
+                f" --{publisher.role}-from-{subscriber.role} URL.",
+            )
 
     # -- removing ---------------------------------------------------------------------------------
 
@@ -202,8 +271,8 @@ def trouble(
         return f"the {subscriber.role} {subscriber.label} has no subscription any more"
     if not subscription.enabled and subscription.errors:
         return (
-            f"a row could not be applied on the {subscriber.role} {subscriber.label}, or the {publisher.role} went away"
-            f" amid its changes, and the subscription {subscription.name} has stopped: its log says which"
+            f"the subscription {subscription.name} of the {subscriber.role} {subscriber.label} has stopped at an error,"
+            " such as a row that cannot be applied: its log says which"
         )
     if not subscription.enabled:
         return f"the subscription {subscription.name} of the {subscriber.role} {subscriber.label} is stopped"

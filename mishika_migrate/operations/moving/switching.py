@@ -51,23 +51,35 @@ def foresee(rules: matrix.Matrix, servers: moves.Servers, way: model.Way, *, opt
             model.Taken(name="fence", said=f"no writes on {move.away.label}", seconds=0.05),
             model.Taken(name="drain", said=f"the last changes reach {move.toward.label}", seconds=found.delay or 0.0),
         ]
+        passed = list(found.all)
         if not found.unmet:
-            began = time.monotonic()
-            # Traffic goes on meanwhile, so that a difference means nothing.
-            proving.all_but_history(move, move.now(), options.jobs, lambda _: None)
-            steps.append(
-                model.Taken(
-                    name="proof", said="all keys, core tables, recent history", seconds=time.monotonic() - began
-                )
-            )
+            gate, seconds = _equal(move, options.jobs)
+            passed.append(gate)
+            steps.append(model.Taken(name="proof", said="all keys, core tables, recent history", seconds=seconds))
         return model.Switched(
             way=way,
             method=move.method,
             why=move.why,
-            gates=found.all,
+            gates=tuple(passed),
             steps=tuple(steps),
             pause=sum(step.seconds for step in steps),
         )
+
+
+def _equal(move: moves.Move, jobs: int) -> tuple[model.Gate, float]:
+    """Whether the proof under the fence would pass, and how long it takes. By sync the last pass makes both equal.
+
+    Traffic goes on meanwhile: only what differs each time that it is looked at again counts.
+    """
+    began = time.monotonic()
+    proof = proving.all_but_history(move, move.now(), jobs, lambda _: None)
+    seconds = time.monotonic() - began
+    if move.method == "replication" and proof.different:
+        proof = proving.all_but_history(move, move.now(), jobs, lambda _: None, rechecks=_RECHECKS)
+    if move.method == "replication" and proof.different:
+        said = proving.differs(proof, move)
+        return model.Gate(code="equal", passed=False, said=said.message, fix=said.hint), seconds
+    return model.Gate(code="equal", passed=True, said="keys and core tables are equal on both sides"), seconds
 
 
 def carry_out(
@@ -148,6 +160,7 @@ def _refuse_order(move: moves.Move) -> None:
 # Longer than deadlock_timeout (1 s), after which the server ends an autovacuum that is in our way.
 _LOCK_SECONDS = 3.0
 _READY_SECONDS = 20.0
+_RECHECKS = 5
 
 
 class CommandFailed(errors.GateNotMet):
