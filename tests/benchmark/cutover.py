@@ -167,6 +167,7 @@ def _move(scene: Scene, run: Run, taken: list[Switch]) -> None:
 def _switch(scene: Scene, taken: list[Switch], verb: str, to: str, *options: str) -> None:
     new = scene.address.with_suffix(".new")
     move = f"printf %s {shlex.quote(to)} > {shlex.quote(str(new))} && mv {new} {scene.address}"
+    _ours(scene, verb, *options, "--dry-run")  # under traffic, too, every gate must be passed
     began = time.monotonic()
     told = _ours(scene, verb, *options, "--on-switch", move)
     taken.append(
