@@ -20,6 +20,7 @@ from mishika_migrate.cli import options
 if TYPE_CHECKING:
     from mishika_migrate import model
     from mishika_migrate.cli.face import Face
+    from mishika_migrate.operations.moving import completion, moves
 
 
 def cutover(
@@ -248,19 +249,7 @@ def complete(
     both = following.servers(face)
     gone = face.settings.lost
     found = completion.look(both, gone)
-    for role, names in (("source", found.source), ("target", found.target)):
-        if names and face.lines is None:
-            screen.say(
-                face.err,
-                f"On the {role} {both['source' if role == 'source' else 'target'].end.label}: {', '.join(names)}",
-            )
-    for role in found.fenced:
-        face.warn(f"{both[role].end.label} is fenced, and will accept writes of whoever still uses it")
-    if found.elsewhere:
-        face.warn(
-            f"{both['source'].end.label} has nothing of this tool, and the ledger knows of {', '.join(found.elsewhere)}"
-            " on the source: is it that server?"
-        )
+    _tell_remains(face, both, found)
     if found.source or found.target:
         state = f" ({found.followed})" if found.followed else ""
         face.confirm(f"Remove all of it{state}? There is no way back then.", otherwise="nothing was removed")
@@ -279,3 +268,25 @@ def complete(
 
     fields = {"source": list(found.source), "target": list(found.target), "left": list(left)}
     face.result("complete", fields, show)
+
+
+def _tell_remains(face: Face, both: moves.Servers, found: completion.Remains) -> None:
+    """What would go, before anybody is asked."""
+    from mishika_migrate.report import screen
+
+    if face.lines is not None:
+        face.lines.write("remains", dataclasses.asdict(found))
+    else:
+        for role, names in (("source", found.source), ("target", found.target)):
+            if names:
+                label = both["source" if role == "source" else "target"].end.label
+                screen.say(face.err, f"On the {role} {label}: {', '.join(names)}")
+    for role in found.fenced:
+        face.warn(f"{both[role].end.label} is fenced, and will accept writes of whoever still uses it")
+    if found.unfinished:
+        face.warn(f"run {found.unfinished} is unfinished, and `copy --resume` cannot continue it afterwards")
+    if found.elsewhere:
+        face.warn(
+            f"{both['source'].end.label} has nothing of this tool, and the ledger knows of {', '.join(found.elsewhere)}"
+            " on the source: is it that server?"
+        )

@@ -6,12 +6,12 @@ Imports moves, pg and the words. The one destructive verb of a move: afterwards 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mishika_migrate import errors, model
+from mishika_migrate import errors, findings, model
 from mishika_migrate.operations.moving import moves
-from mishika_migrate.pg import connect, ddl, fence, journal, ledger, replication
+from mishika_migrate.pg import connect, ddl, fence, journal, ledger, removal, replication
 
 _NAME = "mishika-migrate/complete"
 _MARGIN = 1000
@@ -23,7 +23,8 @@ class Remains:
     """What is there of a move: by side the names of its objects, in the words of SQL. `fenced` sides take no writes.
 
     `followed` tells what the ledger says is under way, empty for nothing; `elsewhere` what it knows of on the
-    source, where the server that was given has nothing of this tool.
+    source, where the server that was given has nothing of this tool. `unfinished` is the run that could be resumed,
+    empty without one.
     """
 
     source: tuple[str, ...]
@@ -31,12 +32,17 @@ class Remains:
     fenced: tuple[model.Role, ...] = ()
     followed: str = ""
     elsewhere: tuple[str, ...] = ()
+    unfinished: str = ""
 
 
 def look(servers: moves.Servers, lost: str) -> Remains:
-    """What would be removed; `errors.Refused` while a switch is half done."""
+    """What would be removed. `errors.Refused` while another command works, a switch is half done, or when the roles may
+    not remove all of it."""
     with contextlib.ExitStack() as stack:
         sessions = _sessions(stack, servers, lost)
+        if "target" in sessions:
+            ledger.lock(sessions["target"], servers["target"].end)
+        _refuse_kept(servers, sessions)
         found: dict[model.Role, tuple[str, ...]] = {"source": (), "target": ()}
         fenced: list[model.Role] = []
         for role, session in sessions.items():
@@ -44,10 +50,12 @@ def look(servers: moves.Servers, lost: str) -> Remains:
                 found[role] = replication.named(session)
                 if fence.standing(session):
                     fenced.append(role)
-        followed = ""
+        followed = unfinished = ""
         elsewhere: tuple[str, ...] = ()
         if "target" in sessions:
             followed = _state(sessions, servers["target"].end, lost)
+            before = ledger.unfinished(sessions["target"])
+            unfinished = before.run if before else ""
             if "source" in sessions and not found["source"]:
                 elsewhere = tuple(
                     f"{kind} {name}" for side, kind, name in journal.objects(sessions["target"]) if side == "source"
@@ -58,6 +66,7 @@ def look(servers: moves.Servers, lost: str) -> Remains:
         fenced=tuple(fenced),
         followed=followed,
         elsewhere=elsewhere,
+        unfinished=unfinished,
     )
 
 
@@ -67,6 +76,28 @@ def _sessions(stack: contextlib.ExitStack, servers: moves.Servers, lost: str) ->
         for role, server in servers.items()
         if role != lost
     }
+
+
+def _refuse_kept(servers: moves.Servers, sessions: Mapping[model.Role, connect.Session]) -> None:
+    """Half a move is worse than a whole one: what its other half was is known nowhere then."""
+    told = []
+    for role, session in sessions.items():
+        end = servers[role].end
+        with connect.translated(end):
+            told += [
+                findings.refuse("not-removable", each.what, f"{each.what} of {end.label} {each.why}", _on(role, each))
+                for each in removal.kept(session, end)
+            ]
+    if told:
+        raise errors.Refused(
+            "not everything of the move can be removed; nothing was removed",
+            hint="Mend what is listed, then run `mishika-migrate complete` again.",
+            findings=told,
+        )
+
+
+def _on(role: model.Role, each: removal.Kept) -> str:
+    return f"{each.fix} -- on the {role}" if each.fix.endswith(";") else each.fix
 
 
 def _state(sessions: Mapping[model.Role, connect.Session], target: model.Endpoint, lost: str) -> str:
@@ -93,32 +124,47 @@ def _state(sessions: Mapping[model.Role, connect.Session], target: model.Endpoin
 def carry_out(servers: moves.Servers, lost: str) -> tuple[str, ...]:
     """Removes it all; what is left to do, by hand on the side that is lost, in statements.
 
-    `errors.Incomplete` names what could not be removed.
+    `errors.Incomplete` names what was removed and what is left; the same command goes on from there.
     """
-    target = servers["target"].end
     with contextlib.ExitStack() as stack:
         sessions = _sessions(stack, servers, lost)
         if "target" in sessions:
-            ledger.lock(sessions["target"], target)
-            _state(sessions, target, lost)
-        if lost:
-            # Rows came by replication, which leaves sequences alone; the server that knows them is gone.
-            for role, session in sessions.items():
-                with connect.translated(servers[role].end, "its sequences"):
-                    ddl.advance_sequences(session, servers[role].end.schema, margin=_MARGIN)
-        # A slot cannot go before its reader has.
-        for drop in (_subscriptions, _rest):
-            # The source last: what its fence tells is asked for again when the target has failed.
-            for role, session in sorted(sessions.items(), reverse=True):
-                with connect.translated(servers[role].end):
-                    drop(session)
+            ledger.lock(sessions["target"], servers["target"].end)
+            _state(sessions, servers["target"].end, lost)
+        by_hand = _by_hand(sessions, lost) if lost else ()
+        before = {role: replication.named(session) for role, session in sessions.items()}
+        try:
+            _remove(servers, sessions, lost)
+        except errors.Error as error:
+            raise _unended(servers, before, error) from error
         left = {role: replication.named(session) for role, session in sessions.items()}
     if any(left.values()):
-        told = "; ".join(f"{servers[role].end.label}: {', '.join(names)}" for role, names in left.items() if names)
         raise errors.Incomplete(
-            f"not everything could be removed: {told}", hint="Run `mishika-migrate complete` again."
+            f"not everything could be removed: {_told(servers, left)}", hint="Run `mishika-migrate complete` again."
         )
-    return _by_hand() if lost else ()
+    return by_hand
+
+
+def _remove(servers: moves.Servers, sessions: Mapping[model.Role, connect.Session], lost: str) -> None:
+    def everywhere(drop: Callable[[connect.Session], None], *order: model.Role) -> None:
+        for role in order:
+            if role in sessions:
+                with connect.translated(servers[role].end):
+                    drop(sessions[role])
+
+    if lost:
+        # Rows came by replication, which leaves sequences alone; the server that knows them is gone.
+        for role, session in sessions.items():
+            with connect.translated(servers[role].end, "its sequences"):
+                ddl.advance_sequences(session, servers[role].end.schema, margin=_MARGIN)
+    # A slot cannot go before its reader has.
+    everywhere(_subscriptions, "target", "source")
+    everywhere(_publishing, "target", "source")
+    everywhere(_give_up, "target")
+    # The source after the target: what its fence tells is asked for again when the target has failed.
+    everywhere(_fence, "target", "source")
+    # The target at the very end: its ledger alone knows what there is, should anything fail before.
+    everywhere(ledger.drop, "source", "target")
 
 
 def _subscriptions(session: connect.Session) -> None:
@@ -126,22 +172,62 @@ def _subscriptions(session: connect.Session) -> None:
         replication.unsubscribe(session, each.name)
 
 
-def _rest(session: connect.Session) -> None:
+def _publishing(session: connect.Session) -> None:
     for slot in replication.slots(session):
         replication.drop_slot(session, slot.name)
     for name in replication.publications(session):
         replication.unpublish(session, name)
-    fence.lift(session)
+
+
+def _give_up(session: connect.Session) -> None:
+    """A switch that has come to no end is over: no fence tells it any more to whom this command is repeated."""
+    before = journal.switch(session)
+    if before is not None and before.open:
+        journal.set_switch(session, before.id, "aborted")
+
+
+def _fence(session: connect.Session) -> None:
+    # From now on both sides may be written to, so no verb may go on, should a table's lock not be had.
+    fence.lift(session, alone=True)
     fence.remove(session, patience=10.0)
-    ledger.drop(session)
 
 
-def _by_hand() -> tuple[str, ...]:
-    return (
-        "ALTER SUBSCRIPTION … DISABLE; ALTER SUBSCRIPTION … SET (slot_name = NONE); DROP SUBSCRIPTION …;"
-        " -- every one of pg_subscription named mishika_migrate_…",
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-        " WHERE slot_name LIKE 'mishika\\_migrate\\_%';",
-        "DROP PUBLICATION …; -- every one of pg_publication named mishika_migrate_…",
-        "DROP SCHEMA mishika_migrate CASCADE; -- with it go the fence's triggers",
-    )
+def _unended(servers: moves.Servers, before: Mapping[model.Role, tuple[str, ...]], error: errors.Error) -> errors.Error:
+    """What is true when it failed half way, asked in sessions of their own: the others may be what failed."""
+    left: dict[model.Role, tuple[str, ...]] = {}
+    gone: dict[model.Role, tuple[str, ...]] = {}
+    for role, names in before.items():
+        try:
+            with connect.session(servers[role].end, name=_NAME) as session:
+                left[role] = replication.named(session)
+        except errors.Error:
+            left[role] = ("what is not known",)
+        else:
+            there = {_name(each) for each in left[role]}
+            gone[role] = tuple(each for each in names if _name(each) not in there)
+    told = f"removed: {_told(servers, gone) or 'nothing'}; left: {_told(servers, left) or 'nothing'}"
+    hint = "Run `mishika-migrate complete` again when that is mended: it goes on from there."
+    if isinstance(error, errors.Interrupted):
+        return errors.Interrupted(f"interrupted; {told}", hint=hint, signal=error.status - 128)
+    return errors.Incomplete(f"{error.message}; {told}", hint=hint)
+
+
+def _name(each: str) -> str:
+    """Without how many: a trigger goes table by table."""
+    return " ".join(each.split()[:2])
+
+
+def _told(servers: moves.Servers, names: Mapping[model.Role, tuple[str, ...]]) -> str:
+    return "; ".join(f"{servers[role].end.label}: {', '.join(each)}" for role, each in names.items() if each)
+
+
+def _by_hand(sessions: Mapping[model.Role, connect.Session], lost: str) -> tuple[str, ...]:
+    """By what the ledger knows of on the side that is lost, and by what the other one has: each subscription has a slot
+    and a publication of its name on the other server."""
+    known = journal.objects(sessions["target"]) if "target" in sessions else ()
+    subscriptions = {name for side, kind, name in known if (side, kind) == (lost, "subscription")}
+    publications = {name for side, kind, name in known if (side, kind) == (lost, "publication")}
+    for session in sessions.values():
+        subscriptions |= {*replication.publications(session), *(slot.name for slot in replication.slots(session))}
+        publications |= {each.name for each in replication.subscriptions(session)}
+    return removal.by_hand(sorted(subscriptions), sorted(publications))
