@@ -170,10 +170,10 @@ class Statements:
         return (now - timedelta(hours=hours)).replace(tzinfo=None, microsecond=0)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> Any:
-        """One of `choices`, the first by default."""
+        """One of `choices`, the first by default; an empty one stands for none."""
         value = self.value(name, choices[0])
         if value not in choices:
-            raise self.wrong(name, f"one of {', '.join(choices)}")
+            raise self.wrong(name, f"one of {', '.join(filter(None, choices))}")
         return value
 
     def some(self, name: str, *, among: Collection[str]) -> tuple[str, ...]:
