@@ -87,7 +87,7 @@ def stop(
     json: options.Json = None,
     verbose: options.Verbose = None,
 ) -> None:
-    """Let the target stand still. The source keeps all changes meanwhile, on its disk."""
+    """Let the side that follows stand still. The other one keeps all changes meanwhile, on its disk."""
     _set(locals(), running=False)
 
 
@@ -110,7 +110,8 @@ def _set(given: dict[str, object], *, running: bool) -> None:
 
     face = Face(given)
     found = follow.set_running(face.rules(), servers(face), running=running)
-    words = "goes on" if running else "stands still; the source keeps every change until `follow start`"
+    keeps = "source" if found.way == "forward" else "target"
+    words = "goes on" if running else f"stands still; the {keeps} keeps every change until `follow start`"
     text = f"Run {found.run} {words}."
     face.is_done(text, hint="`mishika-migrate follow status` shows it.")
     fields = {"run": found.run, "way": found.way, "running": running}
