@@ -70,7 +70,11 @@ def foreseen(to: screen.Screen, found: model.Switched) -> None:
     if not found.unmet:
         for step in found.steps:
             screen.say(to, f"{step.name}: {step.said}, about {screen.duration(step.seconds)}")
-        screen.say(to, f"Nobody could write for about {screen.duration(found.pause)}. Nothing was changed.", "bold")
+        screen.say(
+            to,
+            f"It would keep everybody from writing for about {screen.duration(found.pause)}. Nothing was changed.",
+            "bold",
+        )
 
 
 def switched(to: screen.Screen, done: model.Switched, label: str) -> None:
