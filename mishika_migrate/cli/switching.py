@@ -117,14 +117,15 @@ def _switch(given: dict[str, object], way: model.Way) -> None:
     away, toward = wanted.need_source(), wanted.need_target()
     if way == "back":
         away, toward = toward, away
-    if wanted.on_switch is None:
-        face.warn(f"without --on-switch traffic must be moved by hand: {away.label} takes no writes any more")
     if wanted.on_switch == "wait" and not sys.stdin.isatty():
         raise errors.ConfigurationError(
             "there is no terminal to wait on; nothing was switched", hint="Give --on-switch a command."
         )
-    face.confirm(f"Move traffic to {toward.label}?", otherwise="nothing was switched")
-    perform = _performer(face, wanted.on_switch)
+    by_hand = (
+        "" if wanted.on_switch else f" By hand: without --on-switch {away.label} takes no writes from the fence on."
+    )
+    face.confirm(f"Move traffic to {toward.label}?{by_hand}", otherwise="nothing was switched")
+    perform = _performer(face, wanted.on_switch, away)
     try:
         done = switching.carry_out(face.rules(), both, way, options=how, perform=perform, emit=face.noting())
     except switching.CommandFailed as error:
@@ -134,11 +135,12 @@ def _switch(given: dict[str, object], way: model.Way) -> None:
     face.result(verb, dataclasses.asdict(done), lambda to: page.switched(to, done, toward.label))
 
 
-def _performer(face: Face, command: str | None) -> Callable[[float], None]:
+def _performer(face: Face, command: str | None, away: model.Endpoint) -> Callable[[float], None]:
     """What the operator wants to happen behind the fence."""
 
     def perform(seconds: float) -> None:
         if command is None:
+            face.warn(f"move traffic by hand now: without --on-switch nothing does, and {away.label} takes no writes")
             return
         if command == "wait":
             face.pause("Move traffic now, then press Enter: ")
@@ -218,6 +220,7 @@ def _without(face: Face) -> None:
             "a rollback without the source leads nowhere", hint="Only --lost target is possible."
         )
     source = following.servers(face)["source"].end
+    reopening.refuse_open(source)
     face.warn(f"what {source.label} has not received from the target is lost")
     face.confirm(f"Let {source.label} accept writes again?", otherwise="nothing was switched")
     heard = reopening.reopen(source, margin=face.settings.margin)

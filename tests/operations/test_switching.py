@@ -464,3 +464,34 @@ def test_another_source_than_that_of_the_move_is_asked_about(
     assert "publication mishika_migrate_" in done.err
     assert "is it that server?" in done.err
     assert following("complete").status == 0
+
+
+def test_source_that_takes_writes_is_not_opened_without_its_target(following: Tool, source_url: str) -> None:
+    done = following("rollback", "--lost", "target")
+    assert (done.status, "accepts writes already" in done.err) == (4, True), done.err
+    assert "warning" not in done.err
+    for verb in ("cutover", "rollback"):
+        assert following(verb).status == 0
+    done = following("rollback", "--lost", "target")
+    assert (done.status, "accepts writes already" in done.err) == (4, True), done.err
+    assert following("cutover").status == 0, "the move goes on"
+
+
+def test_what_happens_without_a_command_is_told_when_it_happens(following: Tool, source_url: str) -> None:
+    write(source_url, f'ALTER TABLE "{TEAMS}" ADD COLUMN novel text')
+    done = following("cutover")
+    assert (done.status, "by hand" in done.err) == (7, False), done.err
+    write(source_url, f'ALTER TABLE "{TEAMS}" DROP COLUMN novel')
+    done = following("cutover")
+    assert (done.status, "move traffic by hand now" in done.err) == (0, True), done.err
+
+
+def test_side_that_keeps_the_changes_is_named(following: Tool) -> None:
+    assert "the source keeps every change" in following("follow", "stop").out
+    assert following("follow", "start").status == 0
+    assert following("cutover").status == 0
+    assert "the target keeps every change" in following("follow", "stop").out
+
+
+def test_rehearsal_says_what_would_be(following: Tool) -> None:
+    assert "It would keep everybody from writing for about " in following("cutover", "--dry-run").out

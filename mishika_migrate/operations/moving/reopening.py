@@ -45,12 +45,27 @@ def lifted(end: model.Endpoint) -> bool:
             time.sleep(0.25)
 
 
+def refuse_open(source: model.Endpoint) -> None:
+    """`errors.Refused` where no fence stands: to open what is open would end the move for nothing."""
+    with connect.session(source, name=moves.NAME) as session:
+        _refuse_open(session, source)
+
+
+def _refuse_open(session: connect.Session, source: model.Endpoint) -> None:
+    if not fence.standing(session):
+        raise errors.Refused(
+            f"the source {source.label} accepts writes already: no fence stands there",
+            hint="Nothing is to be done for traffic. `mishika-migrate complete --lost target` removes what is left.",
+        )
+
+
 def reopen(source: model.Endpoint, *, margin: int) -> str:
     """The source accepts writes again, whatever becomes of the target; says how far it had got with its changes.
 
-    From then on no other verb but `complete` goes on with the move.
+    From then on no other verb but `complete` goes on with the move. `errors.Refused` where no fence stands.
     """
     with connect.session(source, name=moves.NAME, settings=moves.WAITS) as session, connect.translated(source):
+        _refuse_open(session, source)
         row = replication.last_heard(session, "target")
         # Should the target come back, its changes would overwrite what is written here from now on.
         for each in replication.subscriptions(session):
