@@ -368,3 +368,4 @@ def test_other_words_for_rows_on_the_target_are_no_guess(value: object, tmp_path
 def test_two_things_about_the_same_rows_are_an_error(values: list[str], tmp_path: Path) -> None:
     assert "on-existing says two things about" in refusal(tmp_path, on_existing=values).message
     assert "order must be one of size, newest" in refusal(tmp_path, order="oldest").message
+    assert "lost must be one of source, target" in refusal(tmp_path, lost="both").message
