@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mishika_migrate.cli import options
+from mishika_migrate.cli import options, watching
 
 if TYPE_CHECKING:
     from mishika_migrate import model
@@ -72,7 +72,8 @@ def status(
 
     face = Face(given)
     if face.settings.watch:
-        _watch(face)
+        with watching.watching():
+            _watch(face)
         return
     if "until_quiet" in face.given:
         raise errors.ConfigurationError(
@@ -122,10 +123,11 @@ def _watch(face: Face) -> None:
     def show(pulses: tuple[model.Pulse, ...]) -> None:
         if face.lines is None:
             page.show(pulses)
-            return
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        sides = [dataclasses.asdict(pulse) for pulse in pulses]
-        face.lines.write("activity", {"at": at, "quiet": min(pulse.quiet for pulse in pulses), "sides": sides})
+        else:
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            sides = [dataclasses.asdict(pulse) for pulse in pulses]
+            face.lines.write("activity", {"at": at, "quiet": min(pulse.quiet for pulse in pulses), "sides": sides})
+        watching.refuse_unheard()
 
     books.watch(face.rules(), ends, interval=wanted.interval, until=wanted.until_quiet, show=show)
     if face.lines is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mishika_migrate.cli import options
+from mishika_migrate.cli import options, watching
 
 if TYPE_CHECKING:
     from mishika_migrate import model
@@ -54,65 +54,33 @@ def status(
     given = locals()
     from mishika_migrate import errors
     from mishika_migrate.cli.face import Face
-    from mishika_migrate.operations.moving import follow
-    from mishika_migrate.report import following
 
     face = Face(given)
-    wanted = face.settings
-    both = servers(face)
-
-    def show(found: model.Following) -> None:
-        if face.lines is None:
-            following.show(face.out, found)
-        else:
-            face.lines.write("following", dataclasses.asdict(found))
-
-    last = follow.watch(
-        both,
-        patience=max(5.0 if wanted.max_lag is None else wanted.max_lag, 0.1),
-        interval=wanted.interval if wanted.watch else None,
-        show=show,
-    )
+    if face.settings.watch:
+        with watching.watching():
+            _look(face, interval=face.settings.interval)
+        return
+    last = _look(face, interval=None)
     if last.delay is None:
         broken = next((each.message for each in last.findings if each.code in _CAUSES), "")
         late = f"a change takes longer than {last.waited:g} s"
         raise errors.GateNotMet(broken or late, hint="`mishika-migrate follow status --watch` shows how it moves.")
 
 
-@app.command()
-def stop(
-    source: options.Source = None,
-    target: options.Target = None,
-    config: options.Config = None,
-    json: options.Json = None,
-    verbose: options.Verbose = None,
-) -> None:
-    """Let the side that follows stand still. The other one keeps all changes meanwhile, on its disk."""
-    _set(locals(), running=False)
-
-
-@app.command()
-def start(
-    source: options.Source = None,
-    target: options.Target = None,
-    config: options.Config = None,
-    json: options.Json = None,
-    verbose: options.Verbose = None,
-) -> None:
-    """Let it go on from where it stopped, also after a row that could not be applied was put right."""
-    _set(locals(), running=True)
-
-
-def _set(given: dict[str, object], *, running: bool) -> None:
-    from mishika_migrate.cli.face import Face
+def _look(face: Face, *, interval: float | None) -> model.Following:
+    """The last one; without an interval there is only one."""
     from mishika_migrate.operations.moving import follow
-    from mishika_migrate.report import screen
+    from mishika_migrate.report import following
 
-    face = Face(given)
-    found = follow.set_running(face.rules(), servers(face), running=running)
-    keeps = "source" if found.way == "forward" else "target"
-    words = "goes on" if running else f"stands still; the {keeps} keeps every change until `follow start`"
-    text = f"Run {found.run} {words}."
-    face.is_done(text, hint="`mishika-migrate follow status` shows it.")
-    fields = {"run": found.run, "way": found.way, "running": running}
-    face.result("follow", fields, lambda to: screen.say(to, text, "bold green" if running else "bold"))
+    def show(found: model.Following) -> None:
+        if face.lines is None:
+            following.show(face.out, found)
+        else:
+            face.lines.write("following", dataclasses.asdict(found))
+        if interval is not None:
+            watching.refuse_unheard()
+
+    longest = face.settings.max_lag
+    return follow.watch(
+        servers(face), patience=max(5.0 if longest is None else longest, 0.1), interval=interval, show=show
+    )

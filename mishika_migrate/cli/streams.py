@@ -36,6 +36,11 @@ def failure() -> str:
     return "" if error is None or isinstance(error, BrokenPipeError) else error.strerror or str(error)
 
 
+def unheard() -> bool:
+    """Whether stdout takes nothing any more: its reader went away, or there is no room."""
+    return isinstance(sys.stdout, _Safe) and sys.stdout.error is not None
+
+
 class _Safe(io.TextIOWrapper):
     """Remembers the first failure in `error`, and swallows what is written after it.
 

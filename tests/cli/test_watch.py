@@ -7,11 +7,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from tests.cli.test_streams import shell
 from tests.fix_faults import LOGS, Program, Start, ask, wait_until
 from tests.fix_program import Run
 from tests.fix_servers import Clone, Pair
@@ -77,9 +79,8 @@ def test_writer_is_seen_and_its_end_too(source_url: str, target_url: str, start:
     assert (side(program)["rows"], side(program)["spend"]) == ({}, 0)
     program.signal(signal.SIGINT)
     done = program.ended()
-    assert done.status == 130
-    assert done.err.startswith("error: interrupted")
-    last = done.lines()[-2]
+    assert (done.status, done.err) == (130, "")
+    last = done.lines()[-1]
     assert last["event"] == "activity"
     assert last["quiet"] == min(each["quiet"] for each in last["sides"])
     assert "gen_random_uuid" not in done.out
@@ -143,3 +144,45 @@ def test_reset_statistics_are_no_error(source_url: str, start: Start) -> None:
     (seen,) = [each for line in looks(program) for each in line["sides"] if each["rows"]]
     assert (seen["quiet"], seen["rows"]) == (0, {KEYS: 0})
     assert program.running
+
+
+@pytest.fixture
+def following(source_url: str, target_url: str, run: Run) -> tuple[str, str]:
+    """Addresses of a source, and of a target that follows it."""
+    ends = ("--source", source_url, "--target", target_url)
+    assert run("copy", "--follow", "--yes", *ends).status == 0
+    return source_url, target_url
+
+
+@pytest.mark.parametrize("words", ["status", "follow status", "status --json", "follow status --json"])
+def test_watch_ends_with_its_reader(words: str, following: tuple[str, str], tmp_path: Path) -> None:
+    source, target = following
+    env = {"MISHIKA_MIGRATE_SOURCE": source, "MISHIKA_MIGRATE_TARGET": target}
+    done = shell(f"mm {words} --watch --interval 100ms | head -1", tmp_path, env)
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, b"", 1)
+
+
+@pytest.mark.parametrize("words", [("status",), ("follow", "status"), ("follow", "status", "--json")])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_is_the_end_of_a_watch_and_no_error(
+    words: tuple[str, ...], number: signal.Signals, following: tuple[str, str], start: Start
+) -> None:
+    source, target = following
+    program = start(*words, *FAST, "--source", source, "--target", target)
+    wait_until(lambda: program.said().count("\n") > 2)
+    program.signal(number)
+    done = program.ended()
+    assert (done.status, done.err) == (128 + number, "")
+    assert '"event": "error"' not in done.out
+
+
+def test_watch_that_fails_says_why(following: tuple[str, str], start: Start) -> None:
+    source, target = following
+    program = start("follow", "status", *FAST, "--json", "--source", source, "--target", target)
+    wait_until(lambda: program.said().count("\n") > 2)
+    ask(
+        source,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'mishika-migrate/follow'",
+    )
+    done = program.ended()
+    assert (done.status, done.lines()[-1]["event"]) == (6, "error")
