@@ -86,6 +86,7 @@ def status(
         move = {
             "follow": None if found.follow is None else dataclasses.asdict(found.follow),
             "switch": None if found.switch is None else dataclasses.asdict(found.switch),
+            "settled": None if found.settled is None else dataclasses.asdict(found.settled),
         }
         face.lines.write("status", {"target": endpoint.label, **summary, **move, "runs": len(found.runs)})
         for run in found.runs:
@@ -97,7 +98,14 @@ def status(
     terminal.runs(
         face.out, endpoint.label, found.runs, working=found.working, waiting=found.waiting, tables=found.tables
     )
-    following.standing(face.out, found.follow, found.switch)
+    following.standing(
+        face.out,
+        found.follow,
+        found.switch,
+        found.settled,
+        working=bool(found.working),
+        goes_on=found.following,
+    )
 
 
 _PROVES_LITTLE = 15.0

@@ -62,8 +62,8 @@ class Status:
     `unfinished` is the run that `copy --resume` would continue, empty without one, and `waiting`
     are the tables that it has still to copy. `tables` are those of the latest run that has landed
     something. `working` names who holds the target just now. `missing` are tables that the ledger
-    lacks, and then nothing else is known. `follow` is what follows what, and `switch` the latest cutover
-    or rollback.
+    lacks, and then nothing else is known. `follow` is what follows what, `switch` the latest cutover or
+    rollback, and `settled` the latest by which traffic has moved, or may have.
     """
 
     exists: bool
@@ -75,6 +75,18 @@ class Status:
     missing: tuple[str, ...] = ()
     follow: model.Follow | None = None
     switch: model.Switch | None = None
+    settled: model.Switch | None = None
+
+    @property
+    def following(self) -> str:
+        """What lets go on a run that was to follow and does not, as the end of a sentence."""
+        if self.working or self.follow is None:
+            return ""
+        if self.follow.run == self.unfinished:
+            return ": `mishika-migrate copy --resume` continues it, and the target follows afterwards"
+        if any(run.id == self.follow.run and run.state == "finished" for run in self.runs):
+            return ": `mishika-migrate follow start` lets it go on"
+        return ": nothing of it has landed; `mishika-migrate complete` clears it up"
 
 
 def status(target: model.Endpoint) -> Status:
@@ -86,15 +98,17 @@ def status(target: model.Endpoint) -> Status:
         runs = ledger.runs(session)
         before = ledger.unfinished(session)
         tables = _tables(before, runs)
+        switch, settled = journal.switch(session), journal.settled(session)
         return Status(
             exists=True,
             runs=runs,
             unfinished=before.run if before else "",
             waiting=tuple(table.table for table in tables if table.steps < table.planned),
             tables=tables,
-            working=_working(session, target) if any(run.state == "running" for run in runs) else "",
+            working=_working(session, target) if _open(runs, switch, settled) else "",
             follow=journal.follow(session),
-            switch=journal.switch(session),
+            switch=switch,
+            settled=settled,
         )
 
 
@@ -127,6 +141,12 @@ def _planned(before: model.Unfinished) -> Mapping[str, int]:
     except errors.ConfigurationError:
         return {}  # of another version of the tool, which alone can continue it
     return Counter(step.target.name for step in todo.steps if isinstance(step, model.CopyTable))
+
+
+def _open(runs: Sequence[model.Run], *switches: model.Switch | None) -> bool:
+    """Whether the ledger has something under way, be it of a dead command."""
+    half = any(each is not None and (each.open or each.state == "switching") for each in switches)
+    return half or any(run.state == "running" for run in runs)
 
 
 def _working(session: connect.Session, target: model.Endpoint) -> str:

@@ -11,23 +11,60 @@ from mishika_migrate.report import screen, terminal
 _GB = 1_000_000_000
 
 
-def standing(to: screen.Screen, follow: model.Follow | None, switch: model.Switch | None) -> None:
-    """What the ledger says of a move, and the next command; nothing where there is none."""
-    if switch is not None:
+def standing(
+    to: screen.Screen,
+    follow: model.Follow | None,
+    switch: model.Switch | None,
+    settled: model.Switch | None,
+    *,
+    working: bool,
+    goes_on: str,
+) -> None:
+    """What the ledger says of a move, and the next command; nothing where there is none.
+
+    `switch` is the latest attempt, `settled` the latest by which traffic has moved or may have. `working` says that
+    somebody holds the target; `goes_on` is what lets go on what was to follow and does not.
+    """
+    half = switch if switch is not None and switch.open else settled
+    if half is not None and half.state != "finished":
+        screen.say(to, _half(half, working), "bold" if working else "bold red")
+        return
+    if settled is not None:
+        verb, there = ("cutover", "target") if settled.way == "forward" else ("rollback", "source")
+        when = f"since the {verb} of {_began(settled)} UTC, by {settled.method}"
+        screen.say(to, f"Traffic is on the {there} {when}.", "bold")
+    elif switch is not None:
         verb = "cutover" if switch.way == "forward" else "rollback"
-        began = switch.started.replace("T", " ").removesuffix("Z")
-        screen.say(to, f"The {verb} of {began} UTC, by {switch.method}, is {switch.state}.", "bold")
-        if switch.open or switch.state == "switching":
-            again = f"`mishika-migrate {verb}` begins again; `mishika-migrate cutover --abort` gives it up"
-            ends = f"`mishika-migrate {verb}` ends it"
-            screen.say(to, f"The old side may be fenced: {again if switch.open else ends}.", "red")
+        screen.say(to, f"The {verb} of {_began(switch)} UTC was given up: traffic is where it was.", "bold")
     if follow is not None and follow.ready:
         there = "The target follows the source" if follow.way == "forward" else "The source follows the target"
         screen.say(to, f"{there} (run {follow.run}); `mishika-migrate follow status` shows how far.")
-    elif follow is not None and switch is None:
-        screen.say(
-            to, f"Run {follow.run} was to follow and has not got there; `mishika-migrate complete` clears it up."
-        )
+    elif settled is not None:
+        screen.say(to, _alone(settled))
+    elif follow is not None:
+        screen.say(to, f"Run {follow.run} is to follow and has not got there{goes_on}.")
+
+
+def _half(half: model.Switch, working: bool) -> str:
+    verb, back = ("cutover", "rollback") if half.way == "forward" else ("rollback", "cutover")
+    began = f"A {verb} began at {_began(half)} UTC and"
+    if working:
+        return f"{began} is under way (it is {half.state})."
+    ends = (
+        f"`mishika-migrate {verb}` goes on, `mishika-migrate cutover --abort` gives it up"
+        if half.open
+        else f"traffic may be on either side: `mishika-migrate {verb}` ends it, `mishika-migrate {back}` goes back"
+    )
+    return f"{began} has come to no end (it is {half.state}): {ends}."
+
+
+def _alone(settled: model.Switch) -> str:
+    again = "rollback` goes back" if settled.way == "forward" else "cutover` goes over again"
+    return f"Nothing follows it: `mishika-migrate {again} by sync, `mishika-migrate complete` ends the move."
+
+
+def _began(switch: model.Switch) -> str:
+    return switch.started.replace("T", " ").removesuffix("Z")
 
 
 def show(to: screen.Screen, found: model.Following) -> None:

@@ -321,8 +321,8 @@ def _standing(target: str, what: Sequence[model.Run], working: str, waiting: Seq
         return
     latest = next((run for run in what if run.steps and run.state != "finished"), what[0])
     landed = f"{len(latest.steps)} of {latest.planned} steps have landed"
-    if working:
-        yield f"Running: {working} works on {target}."
+    if working and latest.state == "running":
+        yield f"Running: {working}."
         yield f"{landed} of run {latest.id}."
     elif latest.steps and latest.state != "finished":
         yield f"Unfinished: {landed} of run {latest.id}."

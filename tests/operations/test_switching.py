@@ -495,3 +495,49 @@ def test_side_that_keeps_the_changes_is_named(following: Tool) -> None:
 
 def test_rehearsal_says_what_would_be(following: Tool) -> None:
     assert "It would keep everybody from writing for about " in following("cutover", "--dry-run").out
+
+
+# -- what status says -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["fenced", "switching"])
+def test_status_tells_a_switch_that_came_to_no_end(state: str, following: Tool, target_url: str) -> None:
+    assert following("cutover").status == 0
+    write(
+        target_url,
+        f"UPDATE mishika_migrate.cutover SET state = '{state}', finished = NULL",
+        "UPDATE mishika_migrate.follow SET way = 'forward'",  # turned round at its end only
+    )
+    said = following("status").out
+    assert f"has come to no end (it is {state})" in said
+    assert ("`mishika-migrate cutover --abort` gives it up" in said) == (state == "fenced")
+    assert "follows" not in said
+    with psycopg.connect(target_url, application_name="mishika-migrate/switch/watch") as other:
+        other.execute(f"SELECT pg_advisory_lock({0x6D69_7368_696B_61})".encode())
+        said = following("status").out
+    assert f"is under way (it is {state})" in said
+    assert said.startswith("Finished: "), "the copy is"
+
+
+def test_status_tells_where_traffic_is_and_what_follows(following: Tool) -> None:
+    assert "The target follows the source" in following("status").out
+    assert following("cutover").status == 0
+    said = following("status").out
+    assert "Traffic is on the target since the cutover of" in said
+    assert "The source follows the target" in said
+    assert following("rollback", "--no-way-back").status == 0
+    said = following("status").out
+    assert "Traffic is on the source since the rollback of" in said
+    assert "Nothing follows it: `mishika-migrate cutover` goes over again by sync" in said
+    assert following("status", "--json").lines()[0]["settled"]["way"] == "back"
+
+
+def test_status_names_what_continues_a_copy_that_is_to_follow(tool: Tool, target_url: str) -> None:
+    write(target_url, f'ALTER TABLE "{LOGS}" ADD CONSTRAINT never CHECK (false) NOT VALID')
+    assert tool("copy", "--follow", "--include-spendlogs").status == 5
+    assert "is to follow and has not got there: `mishika-migrate copy --resume` continues it" in tool("status").out
+    write(target_url, f'ALTER TABLE "{LOGS}" DROP CONSTRAINT never')
+    assert tool("copy", "--resume").status == 0
+    assert tool("follow", "stop").status == 0
+    write(target_url, "UPDATE mishika_migrate.follow SET ready = false")
+    assert "has not got there: `mishika-migrate follow start` lets it go on" in tool("status").out
