@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import psycopg
-from psycopg import conninfo, sql
+from psycopg import conninfo, pq, sql
 
 from mishika_migrate import errors, model
 from mishika_migrate.pg import connect, ddl
@@ -152,10 +152,29 @@ def _whole(value: object) -> int:
 
 _NO_PUBLICATION = "42704"  # a warning: 'publication "…" does not exist on the publisher'
 
-_UNLOGGED = """
-SELECT set_config('log_min_error_statement', 'panic', false)
-WHERE has_parameter_privilege('log_min_error_statement', 'SET')
-"""
+# What servers keep of statements: their logs when one fails, is slow or is DDL, and the extension's view.
+_KEEPING = {
+    "log_min_error_statement": "panic",
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+    "log_min_duration_sample": "-1",
+    "pg_stat_statements.track_utility": "off",
+}
+
+
+@contextlib.contextmanager
+def _unkept(session: connect.Session) -> Iterator[None]:
+    """A transaction whose statements the server does not keep, as far as the role may say so: one holds a password."""
+    begun = session.info.transaction_status is not pq.TransactionStatus.IDLE
+    with contextlib.nullcontext() if begun else connect.transaction(session):
+        if session.info.server_version >= 15_00_00:
+            session.execute(
+                sql.SQL(
+                    "SELECT set_config(name, value, true) FROM unnest({}::text[], {}::text[]) AS k (name, value)"
+                    " WHERE has_parameter_privilege(name, 'SET')"
+                ).format(sql.Literal(list(_KEEPING)), sql.Literal(list(_KEEPING.values())))
+            )
+        yield
 
 
 def subscribe(
@@ -164,10 +183,9 @@ def subscribe(
     """Follows the slot without copying. The server connects to `reaching` for it, so that a wrong address fails here.
 
     A row that cannot be applied disables it instead of being tried for ever. From 16 on nothing is
-    sent back that came from the other side. Should the statement fail, it stays out of the server's log where the
+    sent back that came from the other side. The statement stays out of what the server keeps of statements where the
     role may say so: it holds a password.
     """
-    session.execute(_UNLOGGED.encode() if session.info.server_version >= 15_00_00 else "SELECT")
     options = [
         sql.SQL("create_slot = false"),
         sql.SQL("copy_data = false"),
@@ -177,11 +195,12 @@ def subscribe(
     ]
     if session.info.server_version >= 16_00_00:
         options.append(sql.SQL("origin = none"))
-    session.execute(
-        sql.SQL("CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})").format(
-            sql.Identifier(name), sql.Literal(reaching), sql.Identifier(publication), sql.SQL(", ").join(options)
+    with _unkept(session):
+        session.execute(
+            sql.SQL("CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})").format(
+                sql.Identifier(name), sql.Literal(reaching), sql.Identifier(publication), sql.SQL(", ").join(options)
+            )
         )
-    )
 
 
 def reaches(session: connect.Session, name: str, *, publication: str, reaching: str) -> bool:

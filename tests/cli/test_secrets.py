@@ -32,7 +32,8 @@ def guarded() -> Iterator[servers.Server]:
     # Not pytest's own folder: another session closes its parent to the server's user again.
     with tempfile.TemporaryDirectory(prefix="mm-") as name:
         folder = Path(name)
-        server = servers.Server.create(folder / "data", binaries=servers.embedded(), tcp=True)
+        counting = {"shared_preload_libraries": "pg_stat_statements"}
+        server = servers.Server.create(folder / "data", binaries=servers.embedded(), tcp=True, settings=counting)
         rules = folder / "data" / "pg_hba.conf"
         rules.write_text("host all mover 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
         with server:
@@ -116,6 +117,32 @@ def test_flag_with_a_password_draws_a_warning_without_it(
     assert "--target carries a password" in done.err
     assert "MISHIKA_MIGRATE_TARGET" in done.err
     clean(*texts(done))
+
+
+def test_server_keeps_no_password_of_a_subscription_where_the_role_may_say_so(
+    guarded: servers.Server, ends: dict[str, str], run: Run
+) -> None:
+    from mishika_migrate.sandbox import schema
+
+    target = guarded.url("new")
+    schema.apply(target)
+    ask(target, "CREATE EXTENSION pg_stat_statements")
+    for name, value in (("log_statement", "ddl"), ("log_min_duration_statement", "0")):
+        ask(target, f"ALTER DATABASE new SET {name} = '{value}'")
+    ask(target, "SELECT pg_stat_statements_reset()")  # the role was made with its password
+    before = len(guarded.log.read_text())
+    nowhere = ends["MISHIKA_MIGRATE_SOURCE"].replace("127.0.0.1", "127.0.0.2")
+    assert run("plan", "--follow", "--source-from-target", nowhere, env=ends).status == 4
+    done = run("copy", "--follow", "--yes", env=ends)
+    assert done.status == 0, done.err
+    assert PLAIN in ask(target, "SELECT subconninfo FROM pg_subscription")
+    kept = ask(target, "SELECT string_agg(query, '; ') FROM pg_stat_statements")
+    log = guarded.log.read_text()[before:]
+    assert "ALTER SUBSCRIPTION" in kept
+    assert "ALTER SUBSCRIPTION" in log, "without a password the log is as it was"
+    assert PLAIN not in kept + log
+    clean(*texts(done))
+    assert run("complete", "--yes", env=ends).status == 0
 
 
 @pytest.mark.parametrize(
