@@ -49,7 +49,8 @@ def status(
     """Show how far the target is behind, and what the source keeps for it.
 
     The delay is measured: a heartbeat is written on the one side and awaited on the other. Ends with
-    status 7 when nothing follows any more, or when --max-lag is given and the delay is longer.
+    status 7 when what is to follow does not any more, or when --max-lag is given and the delay is
+    longer; with 4 when nothing is to follow, as after a switch without a way back.
     """
     given = locals()
     from mishika_migrate import errors

@@ -227,9 +227,11 @@ def reaches(session: connect.Session, name: str, *, publication: str, reaching: 
 
 
 def readdress(session: connect.Session, name: str, reaching: str) -> None:
-    """From now on it connects there. Like `subscribe` it keeps the password out of the log of an error."""
-    session.execute(_UNLOGGED.encode() if session.info.server_version >= 15_00_00 else "SELECT")
-    session.execute(sql.SQL("ALTER SUBSCRIPTION {} CONNECTION {}").format(sql.Identifier(name), sql.Literal(reaching)))
+    """From now on it connects there."""
+    with _unkept(session):
+        session.execute(
+            sql.SQL("ALTER SUBSCRIPTION {} CONNECTION {}").format(sql.Identifier(name), sql.Literal(reaching))
+        )
 
 
 def enable(session: connect.Session, name: str, enabled: bool) -> None:

@@ -541,3 +541,11 @@ def test_status_names_what_continues_a_copy_that_is_to_follow(tool: Tool, target
     assert tool("follow", "stop").status == 0
     write(target_url, "UPDATE mishika_migrate.follow SET ready = false")
     assert "has not got there: `mishika-migrate follow start` lets it go on" in tool("status").out
+
+
+@pytest.mark.parametrize("way_back", [True, False])
+def test_status_of_following_refuses_where_nothing_is_to_follow(way_back: bool, following: Tool) -> None:
+    assert following("cutover", *([] if way_back else ["--no-way-back"])).status == 0
+    done = following("follow", "status", "--max-lag", "10s")
+    assert done.status == (0 if way_back else 4), done.err
+    assert ("nothing follows it" in done.err) == (not way_back)
