@@ -6,6 +6,7 @@ Imports moves, pg and the words. The one destructive verb of a move: afterwards 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from mishika_migrate.pg import connect, ddl, fence, journal, ledger, removal, re
 
 _NAME = "mishika-migrate/complete"
 _MARGIN = 1000
+_READER_SECONDS = 2.0
 _SETTINGS = {"lock_timeout": "10s", "default_transaction_read_only": "off"}
 
 
@@ -173,6 +175,10 @@ def _subscriptions(session: connect.Session) -> None:
 
 
 def _publishing(session: connect.Session) -> None:
+    # Their readers have been told to end, and to end them takes a right over their role (42501).
+    until = time.monotonic() + _READER_SECONDS
+    while any(slot.active for slot in replication.slots(session)) and time.monotonic() < until:
+        time.sleep(0.02)
     for slot in replication.slots(session):
         replication.drop_slot(session, slot.name)
     for name in replication.publications(session):
