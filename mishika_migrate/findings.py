@@ -45,6 +45,17 @@ def grant(what: str, catalog: model.Catalog) -> str:
     return f"GRANT {what} TO {quoted(catalog.user)}; -- on the {catalog.endpoint.role}"
 
 
+def act_as(owner: str, user: str, *, version: int, role: model.Role) -> str:
+    """The statements after which `user` has the rights of `owner` and may SET ROLE to it, on a server of that version.
+
+    Only since 16 GRANT says both; one of these options that is left out keeps the value of an earlier GRANT. Before,
+    whether rights are inherited is the member's own attribute.
+    """
+    if version >= 16_00_00:
+        return f"GRANT {quoted(owner)} TO {quoted(user)} WITH INHERIT TRUE, SET TRUE; -- on the {role}"
+    return f"GRANT {quoted(owner)} TO {quoted(user)}; ALTER ROLE {quoted(user)} INHERIT; -- on the {role}"
+
+
 def few(names: Sequence[str]) -> str:
     """`a, b, c and 2 more`."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -70,12 +70,15 @@ class Writer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """One table as replication sees it. `identified` says that UPDATE and DELETE can be published,
-    `always` are triggers that fire for replicated rows too."""
+    """One table as replication sees it. `identified` says that UPDATE and DELETE can be published, `owned` that the
+    role has the rights of its `owner`, `settable` that it may SET ROLE to it, true before 16. `always` are triggers
+    that fire for replicated rows too."""
 
     table: str
+    owner: str
     identified: bool
     owned: bool
+    settable: bool = True
     logged: bool = True
     always: tuple[str, ...] = ()
 
@@ -92,6 +95,7 @@ class Footing:
 
     role: Role
     label: str
+    database: str
     version: int
     user: str
     in_recovery: bool

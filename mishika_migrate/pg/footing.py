@@ -15,7 +15,8 @@ from mishika_migrate import model
 from mishika_migrate.pg import connect, replication
 
 _SERVER = """
-SELECT current_user::text AS "user", pg_is_in_recovery() AS in_recovery, current_setting('wal_level') AS wal_level,
+SELECT current_user::text AS "user", current_database()::text AS database, pg_is_in_recovery() AS in_recovery,
+  current_setting('wal_level') AS wal_level,
   current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots)::int AS slots,
   current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_stat_replication)::int AS senders,
   least(current_setting('max_logical_replication_workers')::int, current_setting('max_worker_processes')::int)
@@ -29,7 +30,8 @@ FROM pg_roles r WHERE r.rolname = current_user
 """
 
 _GROUNDS = """
-SELECT c.relname::text AS "table", pg_has_role(c.relowner, 'USAGE') AS owned,
+SELECT c.relname::text AS "table", pg_get_userbyid(c.relowner)::text AS owner,
+  pg_has_role(c.relowner, 'USAGE') AS owned, {settable} AS settable,
   NOT EXISTS (SELECT FROM pg_class l WHERE l.relpersistence = 'u'
     AND (l.oid = c.oid OR l.oid IN (SELECT relid FROM pg_partition_tree(c.oid)))) AS logged,
   CASE c.relreplident WHEN 'f' THEN true WHEN 'n' THEN false
@@ -37,7 +39,7 @@ SELECT c.relname::text AS "table", pg_has_role(c.relowner, 'USAGE') AS owned,
     ELSE EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid
       AND i.indimmediate) END AS identified,
   coalesce((SELECT array_agg(t.tgname::text ORDER BY t.tgname) FROM pg_trigger t
-    WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('A', 'R')), '{}') AS always
+    WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('A', 'R')), '{{}}') AS always
 FROM pg_class c WHERE c.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND c.relname = ANY (%(tables)s)
 ORDER BY array_position(%(tables)s::text[], c.relname::text)
 """
@@ -99,6 +101,8 @@ def read(
         if version >= 18_00_00
         else "NULL::float8",
     )
+    # From 16 on rows are applied as the owner of their table, to whom the subscription's must be allowed to SET ROLE.
+    grounds = _GROUNDS.format(settable="pg_has_role(c.relowner, 'SET')" if version >= 16_00_00 else "true")
     cursor = session.cursor(row_factory=rows.dict_row)
     found: dict[str, Any] = cursor.execute(query.encode()).fetchone() or {}
     wanted = {"schema": endpoint.schema, "tables": list(tables)}
@@ -108,7 +112,7 @@ def read(
         version=version,
         grounds=tuple(
             model.Ground(**{**row, "always": tuple(row["always"])})
-            for row in session.cursor(row_factory=rows.dict_row).execute(_GROUNDS.encode(), wanted)
+            for row in session.cursor(row_factory=rows.dict_row).execute(grounds.encode(), wanted)
         ),
         writers=writers(session, patience=patience),
         replicates=replication.may_replicate(endpoint, session=name),

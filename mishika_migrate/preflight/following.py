@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from mishika_migrate import model, words
-from mishika_migrate.findings import few, literal, major, note, placed, quoted, refuse, warn
+from mishika_migrate.findings import act_as, few, literal, major, note, placed, quoted, refuse, warn
 
 OLDEST = 15_00_00
 """Older servers have neither `disable_on_error` nor counts of what could not be applied."""
@@ -20,14 +20,24 @@ def inspect(
     source: model.Footing, target: model.Footing, *, schema: str, target_schema: str
 ) -> tuple[model.Finding, ...]:
     """All findings for following `source` on `target`. `schema` is the source's."""
-    return (
+    found = [
         *_versions(source, target),
         *publisher(source),
         *subscriber(target),
+        *unreached(target, source),
         *_limits(source),
         *_tables(source, target, schema, target_schema),
         *_writers(source),
-    )
+    ]
+    return (*found, *_no_way_back(source, target, target_schema, {each.fix for each in found}))
+
+
+def way_back(publisher_: model.Footing, subscriber_: model.Footing, *, schema: str) -> Iterable[model.Finding]:
+    """What keeps the side that traffic leaves from following the new one, in whose `schema` the tables lie."""
+    yield from publisher(publisher_)
+    yield from grounds(publisher_, schema)
+    yield from subscriber(subscriber_, instead="leave the way back out: --no-way-back")
+    yield from _appliers(subscriber_)
 
 
 def left(
@@ -182,88 +192,130 @@ def _versions(source: model.Footing, target: model.Footing) -> Iterable[model.Fi
         )
 
 
-def publisher(source: model.Footing) -> Iterable[model.Finding]:
+def publisher(server: model.Footing) -> Iterable[model.Finding]:
     """What keeps a server from being followed."""
-    at = f"the {source.role} {source.label}"
-    if source.wal_level != "logical":
+    at, role = f"the {server.role} {server.label}", server.role
+    if server.wal_level != "logical":
         yield refuse(
             "wal-level",
-            source.label,
-            f"wal_level of {at} is {source.wal_level}; following needs logical",
-            "ALTER SYSTEM SET wal_level = logical; -- on the source, then restart it; a managed service has a"
+            server.label,
+            f"wal_level of {at} is {server.wal_level}; following needs logical",
+            f"ALTER SYSTEM SET wal_level = logical; -- on the {role}, then restart it; a managed service has a"
             " parameter of its own, such as rds.logical_replication or cloudsql.logical_decoding",
         )
-    if source.slots < 1:
+    if server.slots < 1:
         yield refuse(
             "no-free-slot",
-            source.label,
+            server.label,
             f"all replication slots of {at} are taken",
-            "ALTER SYSTEM SET max_replication_slots = 20; -- then restart the server, or drop a slot that is unused",
+            f"ALTER SYSTEM SET max_replication_slots = 20; -- on the {role}, then restart it, or drop a slot that is"
+            " unused",
         )
-    if source.senders < 1:
+    if server.senders < 1:
         yield refuse(
             "no-free-sender",
-            source.label,
+            server.label,
             f"all WAL senders of {at} are busy",
-            "ALTER SYSTEM SET max_wal_senders = 20; -- on the source, then restart it",
+            f"ALTER SYSTEM SET max_wal_senders = 20; -- on the {role}, then restart it",
         )
-    elif source.replicates:
+    elif server.replicates:
         yield refuse(
             "no-replication",
-            source.label,
-            f"{source.user} may not replicate from {at}: {source.replicates.rpartition(': ')[2]}",
-            f"ALTER ROLE {quoted(source.user)} REPLICATION; -- on the source; on RDS GRANT rds_replication TO"
-            f" {quoted(source.user)}",
+            server.label,
+            f"{server.user} may not replicate from {at}: {server.replicates.rpartition(': ')[2]}",
+            f"ALTER ROLE {quoted(server.user)} REPLICATION; -- on the {role}; on RDS GRANT rds_replication TO"
+            f" {quoted(server.user)}",
         )
-    if not source.creates:
+    if not server.creates:
         yield refuse(
             "may-not-publish",
-            source.label,
-            f"{source.user} may create neither a schema nor a publication in the database of {at}",
-            f"GRANT CREATE ON DATABASE … TO {quoted(source.user)}; -- on the source",
+            server.label,
+            f"{server.user} may create neither a schema nor a publication in the database of {at}",
+            _create_on(server),
         )
 
 
-def subscriber(target: model.Footing) -> Iterable[model.Finding]:
-    """What keeps a server from following."""
-    at = f"the {target.role} {target.label}"
-    if not target.subscribes:
+def subscriber(server: model.Footing, *, instead: str = "move with `cutover --method sync`") -> Iterable[model.Finding]:
+    """What keeps a server from following. `instead` is what to do where only a superuser may."""
+    at, role = f"the {server.role} {server.label}", server.role
+    if not server.subscribes:
         fix = (
-            f"GRANT pg_create_subscription TO {quoted(target.user)}; -- on the target"
-            if target.version >= 16_00_00
-            else "connect as a superuser, or move with `cutover --method sync`"
+            f"GRANT pg_create_subscription TO {quoted(server.user)}; -- on the {role}"
+            if server.version >= 16_00_00
+            else f"connect to the {role} as a superuser, or {instead}"
         )
-        yield refuse("may-not-subscribe", target.label, f"{target.user} may not create a subscription on {at}", fix)
-    if target.workers < 1:
+        yield refuse("may-not-subscribe", server.label, f"{server.user} may not create a subscription on {at}", fix)
+    if not server.creates:
+        yield refuse(
+            "may-not-subscribe",
+            server.label,
+            f"{server.user} may not create anything in the database of {at}, and so no subscription",
+            _create_on(server),
+        )
+    if server.workers < 1:
         yield refuse(
             "no-free-worker",
-            target.label,
+            server.label,
             f"no worker for a subscription is free on {at}",
-            "ALTER SYSTEM SET max_logical_replication_workers = 8; -- on the target, then restart it",
+            f"ALTER SYSTEM SET max_logical_replication_workers = 8; -- on the {role}, then restart it",
         )
-    if target.slots < 1 and target.version < 18_00_00:
+    if server.slots < 1 and server.version < 18_00_00:
         # A subscription needs a replication origin, which are counted by this setting before 18.
         yield refuse(
             "no-free-origin",
-            target.label,
+            server.label,
             f"all replication slots of {at} are taken; a subscription needs one for its origin",
-            "ALTER SYSTEM SET max_replication_slots = 20; -- on the target, then restart it",
+            f"ALTER SYSTEM SET max_replication_slots = 20; -- on the {role}, then restart it, or drop a slot that is"
+            " unused",
         )
-    if target.wal_level != "logical":
-        yield warn(
-            "no-way-back",
-            target.label,
-            f"wal_level of {at} is {target.wal_level}: after a cutover nothing could flow back to the source",
-            "ALTER SYSTEM SET wal_level = logical; -- on the target, then restart it",
-        )
-    if target.reaches:
-        yield refuse(
-            "target-cannot-reach-source",
-            target.label,
-            f"{at} cannot reach the source: {target.reaches.rpartition('could not connect to the publisher: ')[2]}",
-            "give the source's address as the target sees it: --source-from-target URL; then check firewall and"
-            " pg_hba.conf",
-        )
+
+
+def _create_on(server: model.Footing) -> str:
+    return f"GRANT CREATE ON DATABASE {quoted(server.database)} TO {quoted(server.user)}; -- on the {server.role}"
+
+
+def unreached(subscriber_: model.Footing, publisher_: model.Footing) -> Iterable[model.Finding]:
+    """Why the server that is to follow cannot connect to the other one, where that was tried."""
+    here, there, user = subscriber_.role, publisher_.role, publisher_.user
+    if not subscriber_.reaches:
+        return
+    said = subscriber_.reaches.rpartition("could not connect to the publisher: ")[2]
+    said = said.removeprefix(f"{here} {subscriber_.label}: ")
+    option = f"--{there}-from-{here} URL"
+    # The first that the server says; the last one fits everything.
+    fixes = {
+        # Of a role that is no superuser, also where there is one and nobody asks for it.
+        "password is required": f"name the {there} with its password in the address: {option}; a file or PGPASSWORD is"
+        f" not enough. If it is there, the {there} does not ask for it: pg_hba.conf must say scram-sha-256 for"
+        f" {user} from the {here}, not trust",
+        "password": f"check user and password in the address: {option}",
+        "no pg_hba.conf entry": f"give pg_hba.conf of the {there} a line for the address that the {here} comes from:"
+        f" host {quoted(publisher_.database)} {quoted(user)} ADDRESS scram-sha-256; then SELECT pg_reload_conf();",
+        "permission denied for database": f"GRANT CONNECT ON DATABASE {quoted(publisher_.database)} TO"
+        f" {quoted(user)}; -- on the {there}",
+        "": f"give the {there}'s address as the {here}'s server sees it: {option}; then check firewall and"
+        f" listen_addresses of the {there}",
+    }
+    yield refuse(
+        f"{here}-cannot-reach-{there}",
+        subscriber_.label,
+        f"the {here} {subscriber_.label} cannot reach the {there}: {said}",
+        next(fix for mark, fix in fixes.items() if mark in said),
+    )
+
+
+def _no_way_back(
+    source: model.Footing, target: model.Footing, target_schema: str, told: Set[str]
+) -> Iterable[model.Finding]:
+    """What a cutover would stumble over later; a move without a way back is one all the same.
+
+    Not what is mended by what is `told` already.
+    """
+    if min(source.version, target.version) < OLDEST or source.in_recovery:
+        return
+    for each in way_back(target, source, schema=target_schema):
+        if each.severity == "refuse" and each.fix not in told:
+            yield warn("no-way-back", each.subject, f"no way back after a cutover: {each.message}", each.fix)
 
 
 def _limits(source: model.Footing) -> Iterable[model.Finding]:
@@ -295,6 +347,9 @@ def _limits(source: model.Footing) -> Iterable[model.Finding]:
 
 def grounds(server: model.Footing, schema: str) -> Iterable[model.Finding]:
     """What keeps tables of a server from being followed."""
+    yield from _strangers(
+        server, [ground for ground in server.grounds if not ground.owned], "only their owner can publish and fence them"
+    )
     for ground in server.grounds:
         name = placed(model.TableName(schema=schema, name=ground.table))
         if not ground.identified:
@@ -305,14 +360,6 @@ def grounds(server: model.Footing, schema: str) -> Iterable[model.Finding]:
                 " it is published, UPDATE and DELETE on it fail",
                 f"ALTER TABLE {name} REPLICA IDENTITY FULL; -- on the {server.role}, or --exclude {ground.table}",
             )
-        if not ground.owned:
-            yield refuse(
-                "not-owner",
-                ground.table,
-                f"{server.user} does not own {ground.table} of the {server.role} {server.label}, and only its owner can"
-                " publish and fence it",
-                f"GRANT the owner's role TO {quoted(server.user)}; -- on the {server.role}",
-            )
         if not ground.logged:
             yield refuse(
                 "unlogged",
@@ -320,6 +367,27 @@ def grounds(server: model.Footing, schema: str) -> Iterable[model.Finding]:
                 f"{ground.table} of the {server.role} {server.label} is UNLOGGED and leaves no trace to follow",
                 f"ALTER TABLE {name} SET LOGGED; -- on the {server.role}, or --exclude {ground.table}",
             )
+
+
+def _appliers(server: model.Footing) -> Iterable[model.Finding]:
+    """From 16 on rows are applied as the owner of their table: membership alone does not let the role SET ROLE."""
+    if server.version >= 16_00_00:
+        lacking = [ground for ground in server.grounds if not (ground.owned and ground.settable)]
+        yield from _strangers(server, lacking, "rows are applied there as the owner of their table")
+
+
+def _strangers(server: model.Footing, lacking: Sequence[model.Ground], why: str) -> Iterable[model.Finding]:
+    """One finding for each owner that the role may not act as, however many tables it has."""
+    for owner in dict.fromkeys(ground.owner for ground in lacking):
+        mine = [ground for ground in lacking if ground.owner == owner]
+        does = "may not SET ROLE to" if all(ground.owned for ground in mine) else "has not the rights of"
+        yield refuse(
+            "not-owner",
+            owner,
+            f"{server.user} {does} {owner}, who owns {few([ground.table for ground in mine])} of the {server.role}"
+            f" {server.label}; {why}",
+            act_as(owner, server.user, version=server.version, role=server.role),
+        )
 
 
 def _tables(source: model.Footing, target: model.Footing, schema: str, target_schema: str) -> Iterable[model.Finding]:
@@ -332,16 +400,8 @@ def _tables(source: model.Footing, target: model.Footing, schema: str, target_sc
             "use the same ?schema= on both sides, or move with `cutover --method sync`",
         )
     yield from grounds(source, schema)
+    yield from _appliers(target)
     for ground in target.grounds:
-        if not ground.owned and target.version >= 16_00_00:
-            # From 16 on rows are applied as the owner of their table.
-            yield refuse(
-                "not-owner",
-                ground.table,
-                f"{target.user} does not own {ground.table} of the target {target.label}, and rows are applied there as"
-                " its owner",
-                f"GRANT the owner's role TO {quoted(target.user)}; -- on the target",
-            )
         if ground.always:
             trigger = ground.always[0]
             yield refuse(

@@ -37,7 +37,8 @@ def obstacles(source: moves.Server, target: moves.Server, tables: Sequence[str])
             with connect.translated(end):
                 found[end.role] = footing.read(sessions[end.role], end, tables, patience=_OLD_SECONDS, name=_NAME)
         theirs = found["target"]
-        if theirs.subscribes and min(each.version for each in found.values()) >= following.OLDEST:
+        # One that must fail all the same leaves the statement in the server's log, with the password.
+        if theirs.subscribes and theirs.creates and min(each.version for each in found.values()) >= following.OLDEST:
             theirs = dataclasses.replace(theirs, reaches=_reaches(sessions["target"], target.end, source.reaching))
         return following.inspect(found["source"], theirs, schema=source.end.schema, target_schema=target.end.schema)
 
