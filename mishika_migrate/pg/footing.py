@@ -5,7 +5,7 @@ Imports pg.connect, pg.replication and the words. Nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,6 +126,31 @@ def locking(session: connect.Session) -> frozenset[Locking]:
     return frozenset(
         Locking(pid=int(str(pid)), transaction=str(number), table=str(table)) for pid, number, table in found
     )
+
+
+# Tables of a role of its own that can log in were made for the application there, whatever else bears the old name.
+_SHUT_OUT = """
+SELECT r.rolname::text, c.relname::text
+FROM unnest(%(tables)s::text[], %(owners)s::text[]) WITH ORDINALITY u (name, owner, number)
+JOIN pg_class c ON c.relname = u.name AND c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
+JOIN pg_roles r ON r.rolname = u.owner
+JOIN pg_roles o ON o.oid = c.relowner
+WHERE (o.rolname = current_user OR o.rolsuper OR NOT o.rolcanlogin)
+  AND NOT (has_schema_privilege(r.oid, c.relnamespace, 'USAGE')
+    AND has_table_privilege(r.oid, c.oid, 'SELECT') AND has_table_privilege(r.oid, c.oid, 'INSERT')
+    AND has_table_privilege(r.oid, c.oid, 'UPDATE') AND has_table_privilege(r.oid, c.oid, 'DELETE'))
+ORDER BY u.number
+"""
+
+
+def shut_out(session: connect.Session, schema: str, owners: Mapping[str, str]) -> Mapping[str, Sequence[str]]:
+    """Roles of the server that may not read and write all of the tables of which `owners` says that they are theirs,
+    each with those tables; nothing of roles that the server has not."""
+    asked = {"schema": schema, "tables": list(owners), "owners": list(owners.values())}
+    found: dict[str, list[str]] = {}
+    for role, table in session.execute(_SHUT_OUT.encode(), asked):
+        found.setdefault(str(role), []).append(str(table))
+    return found
 
 
 def writers(session: connect.Session, *, patience: float) -> tuple[model.Writer, ...]:

@@ -55,6 +55,16 @@ def creating(target: model.Catalog, what: str) -> model.Finding:
     )
 
 
+def letting_in(role: str, schema: str, side: model.Role) -> str:
+    """What lets a role of the application work with tables that are not its own."""
+    inside = f"IN SCHEMA {quoted(schema)} TO {quoted(role)}"
+    return (
+        f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {quoted(role)};"
+        f" GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES {inside};"
+        f" GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES {inside}; -- on the {side}"
+    )
+
+
 def reading(table: model.Table, source: model.Catalog, why: str = "") -> model.Finding:
     return refuse(
         "privilege",

@@ -1,11 +1,12 @@
 """The gates of a switch: everything that must be true before anybody is kept from writing.
 
-Imports moves, streams, sync, liveness, pg, following and the words. Only heartbeats are written.
+Imports moves, streams, sync, liveness, pg, following, privileges and the words. Only heartbeats are written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from mishika_migrate.operations.moving import moves, streams
 from mishika_migrate.operations.syncing import liveness
 from mishika_migrate.operations.syncing import sync as syncing
 from mishika_migrate.pg import connect, fence, footing, replication
-from mishika_migrate.preflight import following
+from mishika_migrate.preflight import following, privileges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,8 @@ def pass_all(move: moves.Move, wanted: Wanted) -> Found:
         found.append(gate)
         if move.way == "forward":
             found.append(_unused(move))
+    if move.way == "forward":  # the old side's roles could write to it before, and can again
+        found.append(_owner(move))
     found += [_new_tables(move), _fenceable(move), _quiet(move, wanted.patience)]
     return Found(all=tuple(found), delay=delay)
 
@@ -202,34 +205,28 @@ _REVIVED_SECONDS = 7.0  # PostgreSQL 15 may take 5 s to start a worker
 
 
 def _way_back(move: moves.Move) -> Iterator[model.Gate]:
-    """Whether the old side could follow the new one: tried for real, and taken back."""
+    """Whether the old side could follow the new one: tried for real, and taken back. A gate for each lack."""
     publisher, subscriber = move.toward, move.away
     there = move.sessions[publisher.role]
     with connect.translated(publisher):
         ours = footing.read(there, publisher, move.tables, patience=60.0, name=moves.NAME)
-    wrong = [
-        f"{each.message} ({each.fix})" if each.code == "no-replica-identity" else each.message
-        for each in (*following.publisher(ours), *following.grounds(ours, publisher.schema))
-        if each.severity == "refuse"
-    ]
     here = move.sessions[subscriber.role]
     with connect.translated(subscriber):
         theirs = footing.read(here, subscriber, move.tables, patience=60.0, name=moves.NAME)
-    wrong += [each.message for each in following.subscriber(theirs) if each.severity == "refuse"]
-    wrong += _unknown_columns(move)
+    lacks = [each for each in following.way_back(ours, theirs, schema=publisher.schema) if each.severity == "refuse"]
+    wrong = [(each.message, each.fix) for each in lacks]
+    wrong += [(said, "add the columns there") for said in _unknown_columns(move)]
     if not wrong:
         reaching = move.servers[publisher.role].reaching
         try:
             with connect.translated(subscriber):
                 replication.reaches(here, _PROBE, publication=_PROBE, reaching=reaching)
         except errors.ServerError as error:
-            wrong.append(
-                f"{subscriber.label} cannot reach {publisher.label}: {error.message.rpartition('publisher: ')[2]}"
-            )
-    if wrong:
-        fix = f"mend it (--{publisher.role}-from-{subscriber.role} URL gives another address), or add --no-way-back"
-        yield model.Gate(code="way-back", passed=False, said="; ".join(wrong), fix=fix)
-    else:
+            lacks = list(following.unreached(dataclasses.replace(theirs, reaches=error.message), ours))
+            wrong = [(each.message, each.fix) for each in lacks]
+    for said, fix in wrong:
+        yield model.Gate(code="way-back", passed=False, said=said, fix=f"{fix}; or add --no-way-back")
+    if not wrong:
         yield _passed("way-back", f"{subscriber.label} can follow {publisher.label}")
 
 
@@ -243,6 +240,29 @@ def _unknown_columns(move: moves.Move) -> Iterator[str]:
         known = {column.name for column in there.columns}
         if more := [each.name for each in here.columns if each.name not in known and not each.generated]:
             yield f"{name} of {move.away.label} lacks {findings.few(more)}, which {move.toward.label} has"
+
+
+# -- whose tables they are ------------------------------------------------------------------------
+
+
+def _owner(move: moves.Move) -> model.Gate:
+    """Whether the roles that own the tables of the old side, most likely the proxy's, can write to the new side's.
+
+    Where the new side has no role of that name, nobody says which one the proxy uses there.
+    """
+    ours, _ = move.catalogs
+    owners = {name: table.owner for name in move.tables if (table := ours.table(name)) is not None}
+    with connect.translated(move.toward):
+        found = footing.shut_out(move.sessions[move.toward.role], move.toward.schema, owners)
+    if found:
+        told = "; ".join(
+            f"{role} owns {findings.few(tables)} of {move.away.label}, and may not read and write the same on"
+            f" {move.toward.label}"
+            for role, tables in found.items()
+        )
+        fix = "\n".join(privileges.letting_in(role, move.toward.schema, move.toward.role) for role in found)
+        return model.Gate(code="owner", passed=False, said=told, fix=fix)
+    return _passed("owner", f"no owner of the tables of {move.away.label} is shut out of those of {move.toward.label}")
 
 
 # -- the fence ------------------------------------------------------------------------------------
