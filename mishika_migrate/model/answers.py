@@ -111,11 +111,26 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The role that owns the chosen tables on the source, as the target knows it.
+
+    `usable` says that the connecting role has its rights there and may SET ROLE to it, `creates` that it
+    may create tables in the schema.
+    """
+
+    name: str
+    exists: bool
+    superuser: bool = False
+    usable: bool = False
+    creates: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """What only a look at both servers at once, or at the rows, can tell.
 
-    `unlooked` are tables too large to search for dangling references before the run. `pg_dump` is
-    the major version of the newest one at hand, looked for when the schema is to be created. Of
+    `unlooked` are tables too large to search for dangling references before the run. When the schema is
+    to be created, `pg_dump` is the major version of the newest one at hand, `owner` whose tables they are. Of
     the target's ledger: `unfinished`, and `finished`, the latest run that copied all it had planned
     from this source, empty without one. `spread` are, of tables of which an interval is asked for,
     the bounds of equally full buckets of its time column on the source; `vacant` are those of which
@@ -131,6 +146,7 @@ class Survey:
     vacant: frozenset[str] = frozenset()
     collisions: tuple[Collision, ...] = ()
     pg_dump: int | None = None
+    owner: Owner | None = None
     unfinished: Unfinished | None = None
     finished: str = ""
 

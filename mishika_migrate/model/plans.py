@@ -74,10 +74,14 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateSchema:
-    """Types, tables, keys, indexes and sequences of the source's schema, without `without`."""
+    """Types, tables, keys, indexes and sequences of the source's schema, without `without`.
+
+    They are made as `owner`, as the connecting role where that is empty.
+    """
 
     schema: str
     without: tuple[str, ...]
+    owner: str = ""
 
     @property
     def id(self) -> str:

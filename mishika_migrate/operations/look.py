@@ -17,7 +17,7 @@ from mishika_migrate import errors, matrix, model, plan
 from mishika_migrate.operations import foresight
 from mishika_migrate.pg import catalog, connect, dump, fence, journal, ledger, replication, survey
 from mishika_migrate.plan import history, loading, selection
-from mishika_migrate.preflight import following, privileges
+from mishika_migrate.preflight import creation, following, privileges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,4 +199,10 @@ def _survey(
             unparseable=survey.unparseable(reader, source.schema, shapes),
             unlooked=unlooked,
             pg_dump=dump.version() if wanted.create_schema else None,
+            owner=_owner(sessions["target"][0], target, creation.owner(ours, chosen)) if wanted.create_schema else None,
         )
+
+
+def _owner(session: connect.Session, target: model.Endpoint, name: str) -> model.Owner:
+    with connect.translated(target):
+        return survey.owner(session, target.schema, name)

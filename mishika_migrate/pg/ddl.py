@@ -142,10 +142,14 @@ def analyze(target: connect.Session, step: model.Analyze) -> None:
     target.execute(named if step.columns else sql.SQL("ANALYZE {}").format(_name(step.target)))
 
 
-def apply(target: connect.Session, script: str, *, schema: str) -> None:
-    """Runs a dump's text in the caller's transaction: either the whole schema is there, or nothing."""
+def apply(target: connect.Session, script: str, *, schema: str, owner: str = "") -> None:
+    """Runs a dump's text in the caller's transaction, as `owner`: either the whole schema is there, or nothing."""
     target.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+    if owner:
+        target.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
     target.execute(sql.SQL(_trusted(script)))
+    if owner:
+        target.execute("RESET ROLE")
 
 
 _META = re.compile(

@@ -43,6 +43,23 @@ def has_mark(session: connect.Session, mark: tuple[int, int]) -> bool:
     return not free
 
 
+_OWNER = """
+SELECT r.rolsuper,
+  pg_has_role(r.oid, 'USAGE') AND CASE WHEN current_setting('server_version_num')::int >= 160000
+    THEN pg_has_role(r.oid, 'SET') ELSE pg_has_role(r.oid, 'MEMBER') END,
+  coalesce(has_schema_privilege(r.oid, to_regnamespace(quote_ident(%s))::oid, 'CREATE'), false)
+FROM pg_roles r WHERE r.rolname = %s
+"""
+
+
+def owner(session: connect.Session, schema: str, name: str) -> model.Owner:
+    """What the role of that name is for tables that are to be made in that schema."""
+    row = session.execute(_OWNER, [schema, name]).fetchone()
+    if row is None:
+        return model.Owner(name=name, exists=False)
+    return model.Owner(name=name, exists=True, superuser=bool(row[0]), usable=bool(row[1]), creates=bool(row[2]))
+
+
 def pooled(one: connect.Session, other: connect.Session) -> bool:
     """Whether two sessions of one endpoint share a backend, as behind a transaction pooler.
 

@@ -1,6 +1,6 @@
 """Decides what is done and in which order: `build` makes the plan that is printed or executed. Pure.
 
-Imports preflight, occupancy, order, loading, views, findings, selection, matrix and the words.
+Imports preflight, creation, occupancy, order, loading, views, findings, selection, matrix and the words.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mishika_migrate import errors, matrix, model, preflight
 from mishika_migrate.findings import refuse
 from mishika_migrate.plan import history, loading, order
 from mishika_migrate.plan import selection as selections
-from mishika_migrate.preflight import occupancy, views
+from mishika_migrate.preflight import creation, occupancy, views
 
 
 def build(
@@ -30,9 +30,10 @@ def build(
 ) -> model.Plan:
     """The plan, with all findings of preflight in it; refusing ones do not stop it from being built."""
     real_target = target
-    create = _schema_step(rules, source, selection) if wanted.create_schema else None
+    owner = creation.made_as(survey.owner, target)
+    create = _schema_step(rules, source, selection, owner=owner) if wanted.create_schema else None
     if create is not None:
-        target = _as_created(source, target, without=create.without)
+        target = _as_created(source, target, create)
     graph = order.graph(selection, source, target)
     core, bulk, cycles = order.levels(selection, graph, target)
     existing = order.existing(selection, graph)
@@ -98,15 +99,16 @@ def _in_order(
     )
 
 
-def _as_created(source: model.Catalog, target: model.Catalog, *, without: Iterable[str]) -> model.Catalog:
+def _as_created(source: model.Catalog, target: model.Catalog, create: model.CreateSchema) -> model.Catalog:
     """What the target will be once the source's schema has been created on it."""
+    owner = create.owner or target.user
     mine = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "OWNER", "MAINTAIN"})
     return dataclasses.replace(
         target,
         tables=tuple(
-            dataclasses.replace(table, occupied=False, privileges=mine, hidden=False, owner=target.user, triggers=())
+            dataclasses.replace(table, occupied=False, privileges=mine, hidden=False, owner=owner, triggers=())
             for table in source.tables
-            if table.name not in set(without)
+            if table.name not in create.without
         ),
         sequences=tuple(dataclasses.replace(each, writable=True, readable=True) for each in source.sequences),
         migrations=source.migrations,
@@ -117,7 +119,9 @@ def _as_created(source: model.Catalog, target: model.Catalog, *, without: Iterab
 # -- stages ---------------------------------------------------------------------------------------
 
 
-def _schema_step(rules: matrix.Matrix, source: model.Catalog, selection: model.Selection) -> model.CreateSchema:
+def _schema_step(
+    rules: matrix.Matrix, source: model.Catalog, selection: model.Selection, *, owner: str
+) -> model.CreateSchema:
     """All tables that the matrix knows, since the copied migration history says that they exist.
 
     And what those reference: a foreign key cannot be created without its other table.
@@ -137,6 +141,7 @@ def _schema_step(rules: matrix.Matrix, source: model.Catalog, selection: model.S
             *(view.name for view in source.views),
             *(other.name for other in source.others),
         ),
+        owner=owner,
     )
 
 

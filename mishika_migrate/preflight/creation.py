@@ -6,11 +6,28 @@ change rows as they arrive is refused before it is there.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from mishika_migrate import model
-from mishika_migrate.findings import alter, major, quoted, refuse
+from mishika_migrate.findings import act_as, alter, major, note, quoted, refuse, warn
 from mishika_migrate.preflight import privileges
+
+
+def owner(source: model.Catalog, selection: model.Selection) -> str:
+    """Whose tables they are on the source, most of them."""
+    owners = Counter(table.owner for table in source.tables if selection.has(table.name))
+    return max(owners, key=lambda name: (owners[name], name), default=source.user)
+
+
+def made_as(owner: model.Owner | None, target: model.Catalog) -> str:
+    """The role to create them as, so that they belong to it there, too; empty for the connecting one.
+
+    A superuser needs no tables of its own, and an application that is one reads all of them.
+    """
+    if owner is None or owner.superuser or owner.name == target.user:
+        return ""
+    return owner.name if owner.usable and owner.creates else ""
 
 
 def inspect(
@@ -27,6 +44,8 @@ def inspect(
         if "SELECT" not in table.privileges:  # pg_dump locks every table that it describes
             yield privileges.reading(table, source, ", and pg_dump has to")
     yield from _program(source, survey)
+    if survey.owner is not None and not create.owner:
+        yield from _owner(survey.owner, target)
     yield from _extensions(tables, source, target)
     for table in tables:
         if selection.has(table.name):
@@ -51,6 +70,36 @@ def _place(source: model.Catalog, target: model.Catalog, survey: model.Survey) -
         )
     if target.schema_exists and not target.may_create_in_schema:
         yield privileges.creating(target, "tables")
+
+
+def _owner(owner: model.Owner, target: model.Catalog) -> Iterable[model.Finding]:
+    """After a cutover an application that connects as that role could write on neither side."""
+    if owner.superuser or owner.name == target.user:
+        return
+    role, schema = quoted(owner.name), quoted(target.endpoint.schema)
+    statements = [] if owner.exists else [f"CREATE ROLE {role} LOGIN;"]
+    if not target.schema_exists:
+        statements.append(f"CREATE SCHEMA {schema} AUTHORIZATION {role};")
+    elif not owner.creates:
+        statements.append(f"GRANT CREATE ON SCHEMA {schema} TO {role};")
+    act = act_as(owner.name, target.user, version=target.version, role="target")
+    statements.append("-- on the target" if owner.usable else act)
+    message = (
+        f"--create-schema makes the tables {target.user}'s on the target {target.endpoint.label}; on the source they"
+        f" belong to {owner.name}"
+    )
+    if owner.exists:
+        yield warn(
+            "table-owner", owner.name, f"{message}, which could not use them on the target", " ".join(statements)
+        )
+    else:
+        yield note(
+            "table-owner",
+            owner.name,
+            f"{message}, and the target has no such role",
+            f"{' '.join(statements)}; or give them to the application's role there, when the move is complete:"
+            f" REASSIGN OWNED BY {quoted(target.user)} TO that role",
+        )
 
 
 def _program(source: model.Catalog, survey: model.Survey) -> Iterable[model.Finding]:

@@ -214,7 +214,7 @@ QUALIFIED = st.builds(model.TableName, schema=TEXT, name=TEXT)
 ROWS, BYTES = st.floats(0, 1e15), st.integers(0, 1 << 60)
 NAME_TUPLE = st.lists(TEXT, max_size=3).map(tuple)
 STEPS = st.one_of(
-    st.builds(model.CreateSchema, schema=TEXT, without=NAME_TUPLE),
+    st.builds(model.CreateSchema, schema=TEXT, without=NAME_TUPLE, owner=TEXT),
     st.builds(
         model.CopyTable,
         source=QUALIFIED,

@@ -232,7 +232,7 @@ def _carry_out(task: Task, step: Step, source: connect.Session | None, target: c
             ddl.analyze(target, step)
         case model.CreateSchema():
             script = dump.schema(task.source, step, lock_timeout=task.lock_timeout, stopping=task.stopping)
-            ddl.apply(target, script, schema=step.schema)
+            ddl.apply(target, script, schema=step.schema, owner=step.owner)
         case model.Empty():
             transfer.truncate(target, step)
         case model.DropIndexes() | model.BuildIndex() | model.RestoreIndexes():
