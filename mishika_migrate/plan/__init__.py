@@ -59,6 +59,7 @@ def build(
             create=create,
             existing=existing,
             within={step.target.name for stage in stages for step in stage.steps if _partly(step)},
+            followed=wanted.use == "any",
         ),
         *selection.findings,
         *cycles,

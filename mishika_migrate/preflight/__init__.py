@@ -26,10 +26,12 @@ def inspect(
     create: model.CreateSchema | None = None,
     existing: Mapping[str, model.Existing],
     within: Set[str],
+    followed: bool = False,
 ) -> tuple[model.Finding, ...]:
     """All findings. `target` is what it will be when the copy starts, `real_target` what it is now.
 
     `existing` says how the rows of each table meet those of the target; of those `within` only a part is copied.
+    With `followed`, nothing can be merged.
     """
     findings = [*_servers(source, real_target, survey), *_schemas(source, real_target, create)]
     if create is not None:
@@ -39,7 +41,7 @@ def inspect(
     findings += [
         *_selection(rules, source, real_target, selection),
         *_missing(rules, source, real_target, target, selection),
-        *occupancy.inspect(rules, source, target, selection, survey, within),
+        *occupancy.inspect(rules, source, target, selection, survey, within, followed=followed),
         *_tables(source, target, selection, existing),
         *collisions.inspect(source, target, existing, survey),
         *_rows(source, survey),

@@ -31,10 +31,12 @@ def inspect(
     selection: model.Selection,
     survey: model.Survey,
     within: Set[str],
+    *,
+    followed: bool = False,
 ) -> Iterable[model.Finding]:
     """What the rows on the target mean; nothing at all where it is the source's own database.
 
-    Of the tables `within` only a part is asked for.
+    Of the tables `within` only a part is asked for. Merged tables cannot be `followed`.
     """
     if survey.same_database:
         return
@@ -56,10 +58,10 @@ def inspect(
         if place is None or not place.occupied or not source.table(chosen.table):
             continue
         if chosen.existing != "refuse":
-            yield _wished(chosen, place, target, partly=place.name in within)
+            yield _wished(chosen, place, target, partly=place.name in within, followed=followed)
         elif place.name not in fine:
-            yield _occupied(place, source, target, selection, survey)
-    yield from _emptying(selection, source, target)
+            yield _occupied(place, source, target, selection, survey, followed=followed)
+    yield from _emptying(selection, source, target, followed=followed)
 
 
 def emptied(selection: model.Selection, target: model.Catalog) -> model.Empty | None:
@@ -94,7 +96,9 @@ def _is_empty(name: str, target: model.Catalog) -> bool:
     return table is not None and table.occupied is False
 
 
-def _wished(chosen: model.Chosen, place: model.Table, target: model.Catalog, *, partly: bool) -> model.Finding:
+def _wished(
+    chosen: model.Chosen, place: model.Table, target: model.Catalog, *, partly: bool, followed: bool
+) -> model.Finding:
     """Rows on the target of which the operator has said what becomes of them."""
     rows = f"table {place.name} on {target.endpoint.label} has about {words.count(place.rows, 'row')}"
     if chosen.existing == "replace" and partly:
@@ -102,14 +106,16 @@ def _wished(chosen: model.Chosen, place: model.Table, target: model.Catalog, *, 
             "replace-part",
             place.name,
             f"{rows}: all of them would go, and only a part of the table is asked for",
-            f"--on-existing {place.name}=skip, or leave out --spendlogs-since, --spendlogs-last and --spendlogs-before",
+            f"{'' if followed else f'--on-existing {place.name}=skip, or '}leave out --spendlogs-since,"
+            " --spendlogs-last and --spendlogs-before",
         )
     if chosen.existing == "replace":
         return warn(
             "rows-replaced",
             place.name,
             f"{rows}: all of them go",
-            f"--on-existing {place.name}=update or {place.name}=skip keeps those that the source does not have",
+            f"{'without --follow, ' if followed else ''}--on-existing {place.name}=update or {place.name}=skip keeps"
+            " those that the source does not have",
         )
     if chosen.existing == "update":
         return warn(
@@ -121,7 +127,9 @@ def _wished(chosen: model.Chosen, place: model.Table, target: model.Catalog, *, 
     return note("rows-kept", place.name, f"{rows}: they stay as they are, and rows with other primary keys are added")
 
 
-def _emptying(selection: model.Selection, source: model.Catalog, target: model.Catalog) -> Iterable[model.Finding]:
+def _emptying(
+    selection: model.Selection, source: model.Catalog, target: model.Catalog, *, followed: bool
+) -> Iterable[model.Finding]:
     """What keeps the replaced tables from being emptied: a TRUNCATE goes no further than what was asked for."""
     names = _replaced(selection, target)
     wished = {chosen.table for chosen in selection.chosen if chosen.existing == "replace"}
@@ -144,7 +152,7 @@ def _emptying(selection: model.Selection, source: model.Catalog, target: model.C
             name,
             f"{name} on {target.endpoint.label} references {parent} by a foreign key, has {many} and is not replaced"
             f" itself, so {parent} cannot be emptied",
-            f"{rid}; or keep the rows of {parent}: --on-existing {parent}=update",
+            rid if followed else f"{rid}; or keep the rows of {parent}: --on-existing {parent}=update",
         )
 
 
@@ -164,6 +172,8 @@ def _occupied(
     target: model.Catalog,
     selection: model.Selection,
     survey: model.Survey,
+    *,
+    followed: bool,
 ) -> model.Finding:
     names = _emptied(place, target)
     out = f"leave it out of --only: {place.name}" if place.name in selection.only else f"--exclude {place.name}"
@@ -171,10 +181,14 @@ def _occupied(
     if survey.unfinished is not None and survey.unfinished.tables.intersection(names):
         fix = f"first the unfinished run: {_CONTINUE}; or leave the table as it is: {out}"
     else:
+        ways = (
+            f"let its rows go: --on-existing {place.name}=replace"
+            if followed
+            else f"let its rows go, stay or follow: --on-existing {place.name}=replace, =skip or =update"
+        )
         fix = (
             f"TRUNCATE {', '.join(qualified(name, target) for name in names)};"
-            f" -- empties {'it' if len(names) == 1 else 'them'}; or let its rows go, stay or follow: --on-existing"
-            f" {place.name}=replace, =skip or =update; or leave it as it is: {out}"
+            f" -- empties {'it' if len(names) == 1 else 'them'}; or {ways}; or leave it as it is: {out}"
         )
         if survey.finished and rest:
             fix += f"; or leave all as they are: {' '.join(f'--only {name}' for name in rest)}"

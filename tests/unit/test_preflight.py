@@ -96,6 +96,66 @@ def test_emptying_a_table_names_all_that_reference_it() -> None:
     assert finding.fix.startswith('TRUNCATE "public"."a", "public"."b", "public"."c"; ')
 
 
+def test_what_is_followed_is_not_to_be_merged() -> None:
+    for use, said in (("source", True), ("any", False)):
+        (finding,) = plan(None, full("b"), use=use).refused
+        assert ("=skip" in finding.fix, "--on-existing b=replace" in finding.fix) == (said, True)
+    given = (("", "replace"),)
+    (gone,) = plan(None, full("b"), use="any", existing=given).findings
+    assert (gone.code, gone.fix.startswith("without --follow, --on-existing b=update")) == ("rows-replaced", True)
+    (kept,) = plan(None, full("a", "c"), use="any", existing=(("a", "replace"),)).refused
+    assert (kept.code, "=update" in kept.fix) == ("replace-referenced", False)
+
+
+OWNED = tuple(dataclasses.replace(each, owner="proxy") for each in TABLES)
+
+
+def made_by(owner: model.Owner | None, **theirs: object) -> model.Plan:
+    """Where the schema is to be created on the target, and the source's tables are proxy's."""
+    survey = model.Survey(pg_dump=18, owner=owner)
+    return plan({"tables": OWNED}, {"tables": (), **theirs}, create_schema=True, survey=survey)
+
+
+def test_schema_is_created_as_the_owner_where_the_role_may_be_it() -> None:
+    made = made_by(model.Owner(name="proxy", exists=True, usable=True, creates=True))
+    assert (made.findings, made.steps[0].owner) == ((), "proxy")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("owner", "theirs", "fix"),
+    [
+        (
+            {"creates": True},
+            {},
+            'GRANT "proxy" TO "me" WITH INHERIT TRUE, SET TRUE; -- on the target',
+        ),
+        ({"usable": True}, {}, 'GRANT CREATE ON SCHEMA "public" TO "proxy"; -- on the target'),
+        (
+            {"usable": True},
+            {"schema_exists": False},
+            'CREATE SCHEMA "public" AUTHORIZATION "proxy"; -- on the target',
+        ),
+        (
+            {},
+            {"version": 15_00_00},
+            'GRANT CREATE ON SCHEMA "public" TO "proxy"; GRANT "proxy" TO "me"; ALTER ROLE "me" INHERIT;'
+            " -- on the target",
+        ),
+    ],
+)
+def test_owner_who_would_be_shut_out_is_a_warning(owner: dict[str, bool], theirs: dict[str, object], fix: str) -> None:
+    made = made_by(model.Owner(name="proxy", exists=True, **owner), **theirs)
+    (finding,) = [each for each in made.findings if each.severity == "warn"]
+    assert (finding.code, finding.fix) == ("table-owner", fix)
+    assert made.steps[0].owner == ""  # type: ignore[union-attr]
+
+
+def test_owner_of_another_name_or_a_superuser_is_no_warning() -> None:
+    assert codes(made_by(model.Owner(name="proxy", exists=False))) == {"table-owner": "note"}
+    assert codes(made_by(model.Owner(name="proxy", exists=True, superuser=True))) == {}
+    assert codes(made_by(model.Owner(name="me", exists=True, usable=True, creates=True))) == {}
+
+
 def full(*names: str) -> dict[str, object]:
     """The target's a, b and c; c references a; these have rows."""
     theirs = (table("a"), table("b"), table("c", key("a")))
