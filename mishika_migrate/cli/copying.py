@@ -70,6 +70,7 @@ def plan(
         manner=face.manner(),
         implied=face.implied(),
         counting=True,
+        jobs=face.settings.jobs,
     )
     found, _ = _followable(face, found)
     _show(face, found)
@@ -148,6 +149,7 @@ def _begin(face: Face) -> None:
         manner=face.manner(),
         implied=face.implied(),
         counting=face.settings.dry_run,
+        jobs=face.settings.jobs,
     )
     found, following = _followable(face, found)
     if face.settings.dry_run:

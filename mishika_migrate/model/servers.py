@@ -227,13 +227,27 @@ class Migration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """How many sessions the role, the database or the server takes, and how many of them are taken, without this
+    tool's; of a server those that it keeps for others, too."""
+
+    of: Literal["role", "database", "server"]
+    allowed: int
+    used: int
+
+    @property
+    def left(self) -> int:
+        return max(self.allowed - self.used, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
     """What one server has in the endpoint's schema, read once with one query a fact.
 
     `version` is `server_version_num`, e.g. 180006; of a server before `OLDEST_SERVER` nothing below
     it is known. `migrations` is None where there is no such table or the role may not read it.
     `elsewhere` are the tables of the database's other schemas. `unbound` says that row security
-    does not apply to the role.
+    does not apply to the role, `limits` how many sessions it may have.
     """
 
     endpoint: Endpoint
@@ -256,6 +270,7 @@ class Catalog:
     extensions: tuple[Extension, ...] = ()
     unbound: bool = False
     may_use_temporary: bool = True
+    limits: tuple[Limit, ...] = ()
 
     def table(self, name: str) -> Table | None:
         return next((table for table in self.tables if table.name == name), None)

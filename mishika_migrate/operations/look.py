@@ -6,6 +6,7 @@ Imports foresight, pg, plan, matrix and the words.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -49,10 +50,12 @@ def both(
     manner: loading.Manner | None = None,
     implied: Sequence[model.Finding] = (),
     counting: bool = False,
+    jobs: int = 4,
 ) -> Look:
     """Connects to both at once. Raises `errors.Unreachable` for the first side that cannot be had.
 
-    `counting` compares tables that have rows on the target, to say what would become of those.
+    `counting` compares tables that have rows on the target, to say what would become of those. `jobs` is how many
+    steps are to be carried out at once.
     """
     with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
         sessions = _sessions(stack, pool, source, target)
@@ -70,7 +73,8 @@ def both(
     if not (answers.same_database or answers.pooled) and min(ours.version, theirs.version) >= model.OLDEST_SERVER:
         seen = foresight.look(rules, ours, theirs, chosen, span=span, counting=counting)
         answers = dataclasses.replace(answers, collisions=seen.collisions)
-    implied = [*books.denied, *left, *implied]
+    crowds = (privileges.sessions(each, jobs=jobs, followed=wanted.use == "any") for each in (ours, theirs))
+    implied = [*books.denied, *left, *implied, *itertools.chain.from_iterable(crowds)]
     made = plan.build(rules, ours, theirs, chosen, answers, wanted, manner=manner, implied=implied)
     return Look(plan=made, catalogs=(ours, theirs), unfinished=books.unfinished, effects=seen.effects)
 

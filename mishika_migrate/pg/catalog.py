@@ -48,6 +48,7 @@ def read(session: connect.Session, endpoint: model.Endpoint, *, migrations: str 
         elsewhere=tuple(model.TableName(**row) for row in reader.all(facts.ELSEWHERE)),
         types=tuple(_own_type(row) for row in reader.all(facts.TYPES)),
         others=tuple(model.Relation(**row) for row in reader.all(facts.OTHERS)),
+        limits=tuple(model.Limit(**row) for row in reader.all(facts.LIMITS)),
         extensions=tuple(model.Extension(**row) for row in reader.all(facts.EXTENSIONS)),
         **server,
     )

@@ -298,7 +298,11 @@ _HINTS = {
 
 _CONNECT_HINTS = (
     *(
-        (words, "Lower --jobs (a run opens two more than that), or raise the connection limit that the message names.")
+        (
+            words,
+            "Lower --jobs (a copy opens two more than that, cutover and rollback four), or raise the connection limit"
+            " that the message names.",
+        )
         for words in ("too many clients", "too many connections", "connection slots are reserved")
     ),
     (

@@ -20,6 +20,28 @@ FROM pg_database d LEFT JOIN pg_namespace n ON n.nspname = %(schema)s
 WHERE d.datname = current_database()
 """
 
+# Limits of roles and databases do not bind superusers. From 18 on WAL senders do not count for them. Of sessions of
+# other roles the server tells no kind.
+LIMITS = """
+WITH me AS (SELECT oid, rolsuper, rolconnlimit FROM pg_roles WHERE rolname = current_user),
+seen AS (
+  SELECT usesysid, datid FROM pg_stat_activity
+  WHERE usesysid IS NOT NULL AND NOT starts_with(application_name, 'mishika-migrate/')
+    AND (backend_type IS NULL OR backend_type = 'client backend'
+      OR backend_type = 'walsender' AND current_setting('server_version_num')::int < 180000)
+)
+SELECT 'role' AS of, me.rolconnlimit AS allowed, (SELECT count(*) FROM seen WHERE usesysid = me.oid)::int AS used
+FROM me WHERE NOT me.rolsuper AND me.rolconnlimit >= 0
+UNION ALL
+SELECT 'database', d.datconnlimit, (SELECT count(*) FROM seen WHERE datid = d.oid)::int
+FROM pg_database d, me WHERE d.datname = current_database() AND NOT me.rolsuper AND d.datconnlimit >= 0
+UNION ALL
+SELECT 'server', current_setting('max_connections')::int, (SELECT count(*) FROM seen)::int
+  + CASE WHEN me.rolsuper THEN 0 ELSE current_setting('superuser_reserved_connections')::int
+      + coalesce(current_setting('reserved_connections', true), '0')::int END
+FROM me
+"""
+
 TABLES = """
 SELECT c.oid::int8 AS oid, c.relname::text AS name, c.relkind = 'p' AS partitioned,
        pg_get_userbyid(c.relowner)::text AS owner,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mishika_migrate import model
-from mishika_migrate.findings import grant, note, qualified, quoted, refuse
+from mishika_migrate.findings import grant, note, qualified, quoted, refuse, warn
 
 _MAINTAIN_SINCE = 17_00_00
 
@@ -31,6 +31,40 @@ def database(target: model.Catalog) -> Iterable[model.Finding]:
             target.endpoint.label,
             f"{target.user} may not create the ledger's schema on the target",
             grant(f"CREATE ON DATABASE {quoted(target.database)}", target),
+        )
+
+
+_SWITCH_SESSIONS = 4
+_COPY_SESSIONS = 2
+
+
+def sessions(catalog: model.Catalog, *, jobs: int, followed: bool) -> Iterable[model.Finding]:
+    """Whether a run would be turned away in its middle for too many sessions.
+
+    [tried with limits on the role, 18] A copy takes two more than jobs while it proves itself, one of them for the
+    snapshot or the books; the switch that follows takes four more, and its WAL sender counts before 18.
+    """
+    needed = jobs + (_SWITCH_SESSIONS + (catalog.version < 18_00_00) if followed else _COPY_SESSIONS)
+    side, user = catalog.endpoint.role, quoted(catalog.user)
+    for limit in catalog.limits:
+        if limit.left >= needed:
+            continue
+        more = limit.used + needed
+        whose, fix = {
+            "role": (f"role {catalog.user}", f"ALTER ROLE {user} CONNECTION LIMIT {more}; -- on the {side}"),
+            "database": (
+                f"database {catalog.database}",
+                f"ALTER DATABASE {quoted(catalog.database)} CONNECTION LIMIT {more}; -- on the {side}",
+            ),
+            "server": ("the server", f"ALTER SYSTEM SET max_connections = {more}; -- on the {side}, then restart it"),
+        }[limit.of]
+        spare = limit.left - (needed - jobs)
+        yield warn(
+            "too-few-sessions",
+            catalog.endpoint.label,
+            f"{'copy and cutover take' if followed else 'a copy takes'} up to {needed} sessions on the {side}"
+            f" {catalog.endpoint.label}, and {whose} takes {limit.left} more (a limit of {limit.allowed})",
+            f"{fix}{f', or --jobs {spare}' if spare > 0 else ''}",
         )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mishika_migrate import model
 from mishika_migrate.findings import literal, major, quoted
+from mishika_migrate.preflight import privileges
 from tests.values import ALL, build, catalog, entry, key, rules, table
 
 RULES = rules(entry("a"), entry("b", "if-used"))
@@ -105,6 +106,25 @@ def test_what_is_followed_is_not_to_be_merged() -> None:
     assert (gone.code, gone.fix.startswith("without --follow, --on-existing b=update")) == ("rows-replaced", True)
     (kept,) = plan(None, full("a", "c"), use="any", existing=(("a", "replace"),)).refused
     assert (kept.code, "=update" in kept.fix) == ("replace-referenced", False)
+
+
+def limited(of: str, allowed: int, used: int, *, followed: bool, version: int = 18_00_00) -> list[model.Finding]:
+    limit = model.Limit(of=of, allowed=allowed, used=used)  # type: ignore[arg-type]
+    target = catalog("target", TABLES, limits=(limit,), version=version)
+    return list(privileges.sessions(target, jobs=4, followed=followed))
+
+
+def test_sessions_that_a_run_would_lack_are_counted() -> None:
+    assert limited("role", 6, 0, followed=False) == []
+    assert limited("role", 8, 0, followed=True) == []
+    (copy,) = limited("role", 7, 2, followed=False)
+    assert (copy.severity, copy.code) == ("warn", "too-few-sessions")
+    assert "up to 6 sessions on the target me@target/db, and role me takes 5 more (a limit of 7)" in copy.message
+    assert copy.fix == 'ALTER ROLE "me" CONNECTION LIMIT 8; -- on the target, or --jobs 3'
+    (move,) = limited("database", 8, 0, followed=True, version=15_00_00)  # WAL senders count
+    assert move.fix == 'ALTER DATABASE "db" CONNECTION LIMIT 9; -- on the target, or --jobs 3'
+    (full,) = limited("server", 100, 99, followed=False)
+    assert full.fix == "ALTER SYSTEM SET max_connections = 105; -- on the target, then restart it"
 
 
 OWNED = tuple(dataclasses.replace(each, owner="proxy") for each in TABLES)
