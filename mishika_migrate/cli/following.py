@@ -85,3 +85,42 @@ def _look(face: Face, *, interval: float | None) -> model.Following:
     return follow.watch(
         servers(face), patience=max(5.0 if longest is None else longest, 0.1), interval=interval, show=show
     )
+
+
+@app.command()
+def stop(
+    source: options.Source = None,
+    target: options.Target = None,
+    config: options.Config = None,
+    json: options.Json = None,
+    verbose: options.Verbose = None,
+) -> None:
+    """Let the side that follows stand still. The other one keeps all changes meanwhile, on its disk."""
+    _set(locals(), running=False)
+
+
+@app.command()
+def start(
+    source: options.Source = None,
+    target: options.Target = None,
+    config: options.Config = None,
+    json: options.Json = None,
+    verbose: options.Verbose = None,
+) -> None:
+    """Let it go on from where it stopped, also after a row that could not be applied was put right."""
+    _set(locals(), running=True)
+
+
+def _set(given: dict[str, object], *, running: bool) -> None:
+    from mishika_migrate.cli.face import Face
+    from mishika_migrate.operations.moving import follow
+    from mishika_migrate.report import screen
+
+    face = Face(given)
+    found = follow.set_running(face.rules(), servers(face), running=running)
+    keeps = "source" if found.way == "forward" else "target"
+    words = "goes on" if running else f"stands still; the {keeps} keeps every change until `follow start`"
+    text = f"Run {found.run} {words}."
+    face.is_done(text, hint="`mishika-migrate follow status` shows it.")
+    fields = {"run": found.run, "way": found.way, "running": running}
+    face.result("follow", fields, lambda to: screen.say(to, text, "bold green" if running else "bold"))

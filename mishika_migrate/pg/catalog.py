@@ -48,12 +48,18 @@ def read(session: connect.Session, endpoint: model.Endpoint, *, migrations: str 
         elsewhere=tuple(model.TableName(**row) for row in reader.all(facts.ELSEWHERE)),
         types=tuple(_own_type(row) for row in reader.all(facts.TYPES)),
         others=tuple(model.Relation(**row) for row in reader.all(facts.OTHERS)),
-        limits=tuple(model.Limit(**row) for row in reader.all(facts.LIMITS)),
+        limits=_limits(reader),
         extensions=tuple(model.Extension(**row) for row in reader.all(facts.EXTENSIONS)),
         **server,
     )
     session.execute("COMMIT")
     return catalog
+
+
+def _limits(reader: _Reader) -> tuple[model.Limit, ...]:
+    if not reader.all(facts.SEES_SESSIONS)[0]["yes"]:
+        return ()
+    return tuple(model.Limit(**row) for row in reader.all(facts.LIMITS))
 
 
 def _open(server: Record, table: Record) -> bool:

@@ -42,6 +42,8 @@ SELECT 'server', current_setting('max_connections')::int, (SELECT count(*) FROM 
 FROM me
 """
 
+SEES_SESSIONS = "SELECT has_table_privilege('pg_catalog.pg_stat_activity', 'SELECT') AS yes"
+
 TABLES = """
 SELECT c.oid::int8 AS oid, c.relname::text AS name, c.relkind = 'p' AS partitioned,
        pg_get_userbyid(c.relowner)::text AS owner,
