@@ -239,8 +239,9 @@ def complete(
 ) -> None:
     """End the move: remove subscriptions, slots, publications, fences and the ledger from both sides.
 
-    Afterwards there is no way back, and the old side would accept writes again. With --lost SIDE
-    the other one alone is cleaned, and what is left to do is said.
+    Afterwards there is no way back, and the old side would accept writes again. It looks first
+    whether the roles may remove all of it. With --lost SIDE the other one alone is cleaned, and the
+    statements for the lost one are shown.
     """
     given = locals()
     from mishika_migrate.cli import following

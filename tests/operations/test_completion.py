@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -9,11 +10,24 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.fix_faults import LOGS, Start, ask
-from tests.fix_moves import NAMED, Move
+from tests.fix_faults import LOGS, Start, ask, locked, terminate, wait_until
+from tests.fix_moves import KEYS, NAMED, Move
 from tests.fix_program import Run
 from tests.fix_servers import Pair
 from tests.looking import as_role, role
+
+COMPLETE = "mishika-migrate/complete"
+
+
+def waits(url: str) -> bool:
+    """Whether it waits for a lock there."""
+    return bool(
+        ask(
+            url,
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
+            f" AND application_name = '{COMPLETE}' AND wait_event_type = 'Lock')",
+        )
+    )
 
 
 @contextmanager
@@ -125,6 +139,35 @@ def test_failure_at_the_last_step_of_a_move_amid_a_switch_is_repeated(following:
     with forbidden(following.target, "DROP TABLE"):
         assert following("complete").status == 5
         assert ask(following.source, NAMED) == ""
+    following.well("complete")
+    following.assert_gone()
+
+
+def test_server_that_lets_nobody_in_any_more_leaves_unknown_what_is_there(mover: Move) -> None:
+    mover.well(*mover.over())
+    name = name_on(mover.source)
+    with locked(mover.source, KEYS, "ACCESS SHARE"):
+        program = mover.start("complete")
+        wait_until(lambda: waits(mover.source))
+        ask(mover.source, f"ALTER ROLE {name} NOLOGIN")
+        assert terminate(mover.source, COMPLETE) == 1
+        done = program.ended()
+    assert (done.status, "what is not known" in done.err) == (5, True), done.err
+    assert "removed: " in done.err
+    ask(mover.source, f"ALTER ROLE {name} LOGIN")
+    mover.well("complete")
+    mover.assert_gone()
+
+
+def test_interrupted_command_says_what_is_gone(following: Move) -> None:
+    following.well(*following.over())
+    with locked(following.source, KEYS, "ACCESS SHARE"):
+        program = following.start("complete")
+        wait_until(lambda: waits(following.source))
+        program.signal(signal.SIGINT)
+        done = program.ended()
+    assert (done.status, "interrupted; removed: " in done.err) == (130, True), done.err
+    assert "nothing was written" not in done.err
     following.well("complete")
     following.assert_gone()
 
