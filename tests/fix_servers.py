@@ -35,7 +35,7 @@ class Pair:
 @pytest.fixture(scope="session")
 def pair() -> Iterator[Pair]:
     """PG 18 of the wheel on both sides, or other versions whose majors MISHIKA_TEST_OLD and MISHIKA_TEST_NEW name."""
-    before, after = _binaries("MISHIKA_TEST_OLD"), _binaries("MISHIKA_TEST_NEW")
+    before, after = binaries("MISHIKA_TEST_OLD"), binaries("MISHIKA_TEST_NEW")
     with tempfile.TemporaryDirectory(prefix="mm-") as folder, ExitStack() as stack:
         old = stack.enter_context(servers.Server.create(Path(folder) / "old", binaries=before, settings=_SMALL))
         new = stack.enter_context(servers.Server.create(Path(folder) / "new", binaries=after, settings=_SMALL))
@@ -45,7 +45,7 @@ def pair() -> Iterator[Pair]:
         yield Pair(old=old, new=new)
 
 
-def _binaries(variable: str) -> servers.Binaries:
+def binaries(variable: str) -> servers.Binaries:
     embedded = servers.embedded()
     wanted = int(os.environ.get(variable, embedded.version))
     return next(found for found in servers.find_binaries() if found.version == wanted)

@@ -36,7 +36,7 @@ def way_back(publisher_: model.Footing, subscriber_: model.Footing, *, schema: s
     """What keeps the side that traffic leaves from following the new one, in whose `schema` the tables lie."""
     yield from publisher(publisher_)
     yield from grounds(publisher_, schema)
-    yield from subscriber(subscriber_, instead="leave the way back out: --no-way-back")
+    yield from subscriber(subscriber_, instead="")
     yield from _appliers(subscriber_)
 
 
@@ -242,7 +242,7 @@ def subscriber(server: model.Footing, *, instead: str = "move with `cutover --me
         fix = (
             f"GRANT pg_create_subscription TO {quoted(server.user)}; -- on the {role}"
             if server.version >= 16_00_00
-            else f"connect to the {role} as a superuser, or {instead}"
+            else f"connect to the {role} as a superuser{instead and f', or {instead}'}"
         )
         yield refuse("may-not-subscribe", server.label, f"{server.user} may not create a subscription on {at}", fix)
     if not server.creates:
@@ -304,6 +304,9 @@ def unreached(subscriber_: model.Footing, publisher_: model.Footing) -> Iterable
     )
 
 
+_WITHOUT = "or cutover --no-way-back"
+
+
 def _no_way_back(
     source: model.Footing, target: model.Footing, target_schema: str, told: Set[str]
 ) -> Iterable[model.Finding]:
@@ -315,7 +318,9 @@ def _no_way_back(
         return
     for each in way_back(target, source, schema=target_schema):
         if each.severity == "refuse" and each.fix not in told:
-            yield warn("no-way-back", each.subject, f"no way back after a cutover: {each.message}", each.fix)
+            yield warn(
+                "no-way-back", each.subject, f"no way back after a cutover: {each.message}", f"{each.fix}; {_WITHOUT}"
+            )
 
 
 def _limits(source: model.Footing) -> Iterable[model.Finding]:

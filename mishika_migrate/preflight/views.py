@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from mishika_migrate import matrix, model
-from mishika_migrate.findings import note, qualified, quoted, warn
+from mishika_migrate.findings import act_as, note, qualified, warn
 from mishika_migrate.preflight import privileges
 
 
@@ -94,7 +94,7 @@ def _owners(views: Iterable[model.View], target: model.Catalog) -> Iterable[mode
             ", ".join(sorted(names)),
             f"{target.user} may not make {other}, who owns the tables on the target, owner of {len(names)} views"
             f" ({', '.join(sorted(names))}): {other} will be granted all privileges on them, but cannot replace them",
-            f"GRANT {quoted(other)} TO {quoted(target.user)}; -- on the target",
+            act_as(other, target.user, version=target.version, role="target"),
         )
 
 

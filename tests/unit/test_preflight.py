@@ -247,7 +247,10 @@ def test_views_of_views_belong_to_who_owns_the_tables() -> None:
     made = plan({"views": lone}, {"tables": tuple(theirs)})
     assert {step.owner for step in made.steps if isinstance(step, model.CreateView)} == {"app"}
     finding = next(each for each in made.findings if each.code == "view-owner")
-    assert (finding.subject, finding.fix) == ("v, w", 'GRANT "app" TO "me"; -- on the target')
+    assert (finding.subject, finding.fix) == (
+        "v, w",
+        'GRANT "app" TO "me" WITH INHERIT TRUE, SET TRUE; -- on the target',
+    )
 
 
 def test_statistics_are_granted_where_the_server_knows_how_and_left_to_the_owner_elsewhere() -> None:
