@@ -32,6 +32,7 @@ def read(session: connect.Session, endpoint: model.Endpoint, *, migrations: str 
     session.execute("SELECT set_config('search_path', quote_ident(%s), true)", [endpoint.schema])
     reader = _Reader(session, endpoint.schema)
     server = reader.all(facts.SERVER)[0]
+    countable = server.pop("may_count_sessions")
     if server["version"] < model.OLDEST_SERVER:
         session.execute("COMMIT")
         return model.Catalog(endpoint=endpoint, tables=(), **server)
@@ -48,18 +49,12 @@ def read(session: connect.Session, endpoint: model.Endpoint, *, migrations: str 
         elsewhere=tuple(model.TableName(**row) for row in reader.all(facts.ELSEWHERE)),
         types=tuple(_own_type(row) for row in reader.all(facts.TYPES)),
         others=tuple(model.Relation(**row) for row in reader.all(facts.OTHERS)),
-        limits=_limits(reader),
+        limits=tuple(model.Limit(**row) for row in reader.all(facts.LIMITS)) if countable else (),
         extensions=tuple(model.Extension(**row) for row in reader.all(facts.EXTENSIONS)),
         **server,
     )
     session.execute("COMMIT")
     return catalog
-
-
-def _limits(reader: _Reader) -> tuple[model.Limit, ...]:
-    if not reader.all(facts.SEES_SESSIONS)[0]["yes"]:
-        return ()
-    return tuple(model.Limit(**row) for row in reader.all(facts.LIMITS))
 
 
 def _open(server: Record, table: Record) -> bool:

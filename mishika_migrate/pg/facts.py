@@ -5,6 +5,7 @@ Imports nothing. `schema` is the endpoint's; `oids` are those of its tables.
 
 from __future__ import annotations
 
+# An operator may have closed pg_stat_activity to everybody.
 SERVER = """
 SELECT current_setting('server_version_num')::int AS version,
        d.datname::text AS database, pg_encoding_to_char(encoding) AS encoding,
@@ -15,6 +16,7 @@ SELECT current_setting('server_version_num')::int AS version,
        has_database_privilege(d.oid, 'TEMP') AS may_use_temporary,
        coalesce(has_schema_privilege(n.oid, 'USAGE'), false) AS may_use_schema,
        coalesce(has_schema_privilege(n.oid, 'CREATE'), false) AS may_create_in_schema,
+       has_table_privilege('pg_catalog.pg_stat_activity', 'SELECT') AS may_count_sessions,
        coalesce((SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user), false) AS unbound
 FROM pg_database d LEFT JOIN pg_namespace n ON n.nspname = %(schema)s
 WHERE d.datname = current_database()
@@ -41,8 +43,6 @@ SELECT 'server', current_setting('max_connections')::int, (SELECT count(*) FROM 
       + coalesce(current_setting('reserved_connections', true), '0')::int END
 FROM me
 """
-
-SEES_SESSIONS = "SELECT has_table_privilege('pg_catalog.pg_stat_activity', 'SELECT') AS yes"
 
 TABLES = """
 SELECT c.oid::int8 AS oid, c.relname::text AS name, c.relkind = 'p' AS partitioned,
