@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -143,6 +144,17 @@ class Move:
 
     def assert_gone(self) -> None:
         assert [ask(url, NAMED) for url in (self.source, self.target)] == ["", ""]
+
+
+def hold(session: psycopg.Connection[Any], *, until: Callable[[], object]) -> None:
+    """Leaves a transaction open that has written; a gate would see an old one, so it is renewed `until` that holds."""
+    while True:
+        session.commit()
+        session.execute('UPDATE "MishikaLLM_TeamTable" SET spend = spend + 1')
+        began = time.monotonic()
+        wait_until(lambda: until() or time.monotonic() - began > 1)  # noqa: B023
+        if until():
+            return
 
 
 COPY = ("copy", "--follow", "--everything")

@@ -19,7 +19,7 @@ from mishika_migrate.operations.moving import gates, moves
 from mishika_migrate.sandbox import servers
 from tests import looking
 from tests.fix_faults import LOGS, Program, Start, ask, state, wait_until
-from tests.fix_moves import COPY, NAMED, Move, Taps, Traffic, killed
+from tests.fix_moves import COPY, NAMED, Move, Taps, Traffic, hold, killed
 from tests.fix_network import Proxy
 from tests.fix_program import Ended, Run
 from tests.fix_servers import Pair, endpoint
@@ -223,8 +223,8 @@ def test_row_in_the_way_stops_it_until_it_is_removed(following: Move, traffic: D
 def held_at_the_fence(move: Move, *words: str) -> Iterator[tuple[Program, psycopg.Connection[Any]]]:
     """A cutover whose gates are passed and whose fence waits for a transaction that has written."""
     with closing(psycopg.connect(move.source)) as session:
-        session.execute('UPDATE "MishikaLLM_TeamTable" SET spend = spend + 1')
         program = move.start(*move.over(), *words)
+        hold(session, until=lambda: not program.running or move.switch == "begun")
         waits = (
             "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'mishika-migrate/switch%'"
             " AND wait_event_type = 'Lock' AND datname = current_database())"

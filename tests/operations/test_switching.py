@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.fix_faults import Start, ask, locked, wait_until
+from tests.fix_moves import hold
 from tests.fix_program import Ended, Run
 from tests.fix_servers import Clone, Pair, assert_equal
 
@@ -340,6 +341,12 @@ def test_history_that_the_old_side_has_dropped_is_in_nobodys_way(tool: Tool, sou
     assert ask(source_url, f"SELECT count(*) FROM \"{LOGS}\" WHERE request_id LIKE 'later%'") > 0
 
 
+def begun(url: str) -> bool:
+    """Whether the latest switch has passed its gates, and no more."""
+    query = "SELECT state = 'begun' FROM mishika_migrate.cutover ORDER BY id DESC LIMIT 1"
+    return bool(ask(url, query))
+
+
 def test_killed_switch_by_sync_is_given_up_or_repeated(
     tool: Tool, source_url: str, target_url: str, start: Start
 ) -> None:
@@ -351,8 +358,8 @@ def test_killed_switch_by_sync_is_given_up_or_repeated(
     )
     for verb in ("abort", "again"):
         with psycopg.connect(source_url) as session:
-            session.execute(f'UPDATE "{TEAMS}" SET spend = spend + 1')
             program = start("cutover", *ends)
+            hold(session, until=lambda: begun(target_url))
             wait_until(lambda: ask(source_url, waits))  # a part of its tables is fenced
             program.kill()
             session.commit()

@@ -361,17 +361,25 @@ def _nothing_follows(session: connect.Session, target: model.Endpoint, found: mo
     with connect.translated(target, "the ledger"):
         done = journal.settled(session)
         before = ledger.unfinished(session)
+        finished = ledger.exists(session) and any(
+            found is not None and each.id == found.run and each.state == "finished" for each in ledger.runs(session)
+        )
     if done is not None:
         there = "target" if done.way == "forward" else "source"
-        verb = "rollback" if done.way == "forward" else "cutover"
+        again = "rollback` goes back" if done.way == "forward" else "cutover` goes over again"
         return errors.Refused(
             f"traffic is on the {there} since {done.started}, and nothing follows it",
-            hint=f"`mishika-migrate {verb}` goes back by sync, `mishika-migrate complete` ends the move.",
+            hint=f"`mishika-migrate {again} by sync, `mishika-migrate complete` ends the move.",
         )
     if found is not None and before is not None and before.run == found.run:
         return errors.Refused(
             f"run {found.run} is to follow, and has not copied everything yet",
             hint="Continue it: `mishika-migrate copy --resume`.",
+        )
+    if found is not None and not finished:
+        return errors.Refused(
+            f"run {found.run} was to follow, and ended before anything had landed",
+            hint="`mishika-migrate complete` clears up what it has made; then begin again.",
         )
     if found is not None:
         return errors.Refused(

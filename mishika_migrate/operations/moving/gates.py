@@ -274,9 +274,11 @@ def _fenceable(move: moves.Move) -> model.Gate:
         lacking = fence.unfenceable(session, move.away.schema)
     with connect.translated(move.away):
         placeable = fence.placeable(session)
+    catalog = move.catalogs[0 if move.away.role == "source" else 1]
     if not placeable:
         said = f"a fence needs schema mishika_migrate on {move.away.label}, which this role may not make or write to"
-        fix = "GRANT CREATE ON DATABASE … TO this role, or CREATE SCHEMA mishika_migrate AUTHORIZATION this role"
+        database, user = findings.quoted(catalog.database), findings.quoted(catalog.user)
+        fix = f"GRANT CREATE ON DATABASE {database} TO {user}; -- on the {move.away.role}"
         return model.Gate(code="fence", passed=False, said=said, fix=fix)
     if lacking:
         said = (
