@@ -268,7 +268,12 @@ Resume = Annotated[
 ]
 Retries = Annotated[
     int | None,
-    option("--retries", metavar="N", help="Attempts of one step (5).", rich_help_panel=_RUN),
+    option(
+        "--retries",
+        metavar="N",
+        help="Attempts of one step (5); those that find a server away do not count.",
+        rich_help_panel=_RUN,
+    ),
 ]
 RetrySeconds = Annotated[
     str | None,

@@ -266,5 +266,6 @@ def cleanup(target: model.Endpoint) -> None:
     with connect.session(target, name=_NAME) as session:
         ledger.lock(session, target)
         _refuse_move(session, target)
+        ledger.refuse_indexes_away(session, target)
         _refuse_strangers(session, target)
         ledger.drop(session)

@@ -27,14 +27,20 @@ class Orders:
     halted: bool = False
 
 
-def begin(session: connect.Session, *, run: str, rate: int | None) -> None:
-    """Of a new run, or anew for one that is resumed."""
+def begin(session: connect.Session, *, run: str, rate: int | None) -> Orders:
+    """Of a new run, or anew for one that is resumed: what it was told before stays, unless there is a new `rate`.
+
+    Orders are those that hold; `paused` says that it was, and is no more.
+    """
+    before = read(session, run=run)
+    wanted = before.rate if rate is None else rate
     session.execute(
         "INSERT INTO mishika_migrate.control (run, rate, share) VALUES (%(run)s, %(rate)s, %(rate)s)"
         " ON CONFLICT (run) DO UPDATE SET rate = %(rate)s, share = %(rate)s, paused = false, waiting = false,"
         " halted = false, asked_at = clock_timestamp()",
-        {"run": run, "rate": rate},
+        {"run": run, "rate": wanted},
     )
+    return Orders(rate=wanted, share=wanted, paused=before.paused)
 
 
 def read(session: connect.Session, *, run: str) -> Orders:

@@ -141,7 +141,8 @@ ORDER BY k.conrelid, k.conname
 INDEXES = """
 SELECT i.indrelid::int8 AS oid, c.relname::text AS name, pg_get_indexdef(i.indexrelid) AS definition,
        i.indisunique AS "unique", i.indisprimary AS "primary", pg_get_constraintdef(k.oid) AS "constraint",
-       i.indisready AND (k.oid IS NULL OR k.contype IN ('p', 'u') AND m.amname = 'btree')
+       i.indisready AND (c.reltablespace = 0 OR has_tablespace_privilege(c.reltablespace, 'CREATE'))
+         AND (k.oid IS NULL OR k.contype IN ('p', 'u') AND m.amname = 'btree')
          AND NOT EXISTS (SELECT FROM pg_constraint f WHERE f.contype = 'f' AND f.conindid = i.indexrelid)
          AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)
          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_constraint'::regclass

@@ -115,11 +115,14 @@ def build(session: connect.Session, table: model.TableName, definition: Definiti
 
     Builds of one table run side by side; what needs the table alone is left to `complete`.
     """
-    present = _present(session, table, definition.name)
-    if present == definition.create:
+    present, usable = _present(session, table, definition.name)
+    if present == definition.create and usable:
         return
-    if present is not None:
-        raise errors.Error(
+    if present == definition.create:
+        # What a CREATE INDEX CONCURRENTLY leaves that was ended: it is kept up to date at best, and never used.
+        session.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(table.schema, definition.name)))
+    elif present is not None:
+        raise errors.Refused(
             f"index {definition.name} on {table} is there with another definition: {present}",
             hint=f"Drop it, then continue; it should be: {definition.create}",
         )
@@ -164,13 +167,14 @@ def _timing(definition: Definition) -> LiteralString:
     return "DEFERRABLE INITIALLY DEFERRED" if definition.deferred else "DEFERRABLE"
 
 
-def _present(session: connect.Session, table: model.TableName, name: str) -> str | None:
+def _present(session: connect.Session, table: model.TableName, name: str) -> tuple[str | None, bool]:
+    """Its definition, None where there is none of that name, and whether it can be used."""
     row = session.execute(
-        "SELECT pg_get_indexdef(i.indexrelid) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
-        " WHERE i.indrelid = %s::regclass AND c.relname = %s",
+        "SELECT pg_get_indexdef(i.indexrelid), i.indisvalid AND i.indisready FROM pg_index i"
+        " JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = %s::regclass AND c.relname = %s",
         [_name(table).as_string(), name],
     ).fetchone()
-    return str(row[0]) if row else None
+    return (str(row[0]), bool(row[1])) if row else (None, False)
 
 
 def _has_constraint(session: connect.Session, table: model.TableName, name: str) -> bool:

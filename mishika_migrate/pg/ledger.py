@@ -210,6 +210,26 @@ def drop(session: connect.Session) -> None:
         session.execute("DROP SCHEMA IF EXISTS mishika_migrate")
 
 
+def indexes_away(session: connect.Session) -> tuple[str, ...]:
+    """Indexes that runs have taken away and that are not back: nothing else knows what they were."""
+    if not _one(session, "SELECT to_regclass('mishika_migrate.index') IS NOT NULL"):
+        return ()
+    found = session.execute("SELECT schema || '.' || name FROM mishika_migrate.index ORDER BY 1")
+    return tuple(str(row[0]) for row in found)
+
+
+def refuse_indexes_away(session: connect.Session, endpoint: model.Endpoint) -> None:
+    """Whoever drops the ledger would lose them for good."""
+    if away := indexes_away(session):
+        more = f" and {len(away) - 3} more" if len(away) > 3 else ""
+        raise errors.Refused(
+            f"an unfinished run on {endpoint.label} has taken {', '.join(away[:3])}{more} away, and only the ledger"
+            " knows what they were",
+            hint="`mishika-migrate copy --resume` goes on and builds them, `mishika-migrate reset` undoes the run and"
+            " puts them back.",
+        )
+
+
 def begin(session: connect.Session, *, run: str, plan: model.Plan, text: str, tool: str) -> None:
     """Enters a new run; `text` is its plan as JSON, for a resume.
 

@@ -219,6 +219,29 @@ def compress(session: connect.Session, method: Literal["auto", "lz4", "pglz", "s
     )
 
 
+def refuse_method(session: connect.Session, endpoint: model.Endpoint, method: str) -> None:
+    """`errors.Refused` where the server was built without this compression of long values."""
+    row = session.execute("SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'").fetchone()
+    known = row[0] if row and isinstance(row[0], list) else ["pglz"]  # the setting came with 14
+    if method not in (*known, "auto", "server"):
+        raise errors.Refused(
+            f"{endpoint.label} cannot compress with {method}, only with {', '.join(map(str, known))}",
+            hint="Leave --toast-compression out: auto takes what the server has.",
+        )
+
+
+def occupied(session: connect.Session, table: model.TableName, within: model.Interval | None = None) -> bool:
+    """Whether the table has rows, or such rows; no for one that is not there yet, or whose rows nobody may see."""
+    place = sql.Identifier(table.schema, table.name)
+    seen = session.execute("SELECT has_table_privilege(to_regclass(%s)::oid, 'SELECT')", [place.as_string()]).fetchone()
+    if not (seen and seen[0]):
+        return False
+    row = session.execute(
+        sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(place, snapshot.inside(within))
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def empty(
     session: connect.Session, table: model.TableName, *, truncate: bool, within: model.Interval | None = None
 ) -> None:

@@ -38,12 +38,15 @@ def build(
     core, bulk, cycles = order.levels(selection, graph, target)
     existing = order.existing(selection, graph)
     manner = manner or loading.Manner()
-    deferred, kept = loading.deferrals([table for level in bulk for table in level], source, target, manner, existing)
+    loads = [_bulk_stage(rules, level, source, target, survey, manner, existing) for level in bulk]
+    deferred, kept = loading.deferrals(
+        [table for level in bulk for table in level], source, target, manner, existing, sizes=_sizes(loads)
+    )
     stages = [
         model.Stage(name="schema", title="schema", atomic=True, steps=(create,) if create else ()),
         _core_stage(core, source, target, existing, emptied=occupancy.emptied(selection, target)),
         model.Stage(name="prepare", title="taking indexes away", atomic=False, steps=deferred),
-        *(_bulk_stage(rules, level, source, target, survey, manner, existing) for level in bulk),
+        *loads,
         *loading.rebuilding(deferred),
         _view_stage(source, target),
         _statistics_stage(target, selection),
@@ -183,6 +186,16 @@ def _bulk_stage(
             copies += reversed(parts) if manner.newest else parts
     sequences = (step for origin, _ in pairs for step in _sequences(origin.name, source, target))
     return model.Stage(name="bulk", title="history", atomic=False, steps=(*copies, *sequences))
+
+
+def _sizes(stages: Iterable[model.Stage]) -> Mapping[str, int]:
+    """Bytes that come, by table."""
+    sizes: dict[str, int] = {}
+    for stage in stages:
+        for step in stage.steps:
+            if isinstance(step, model.CopyTable):
+                sizes[step.target.name] = sizes.get(step.target.name, 0) + step.bytes
+    return sizes
 
 
 def _both(

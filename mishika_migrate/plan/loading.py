@@ -88,10 +88,12 @@ def deferrals(
     target: model.Catalog,
     manner: Manner,
     existing: Mapping[str, model.Existing],
+    sizes: Mapping[str, int],
 ) -> tuple[tuple[model.DropIndexes, ...], tuple[model.Finding, ...]]:
     """Which indexes go before the load, and a warning for each table whose indexes have to stay.
 
-    Where rows are merged somebody may be using them, and the key itself is asked for every row.
+    `sizes` are the bytes that come, by table. Where rows are merged somebody may be using them, and the key itself is
+    asked for every row.
     """
     steps: list[model.DropIndexes] = []
     findings: list[model.Finding] = []
@@ -99,10 +101,11 @@ def deferrals(
         origin, place = source.table(name), target.table(name)
         if origin is None or place is None or existing[name] in ("skip", "update"):
             continue
-        if not _worth(origin, place, manner, replaced=existing[name] == "replace"):
+        if not _worth(sizes.get(name, 0), place, manner, replaced=existing[name] == "replace"):
             continue
         names = tuple(index.name for index in place.indexes if index.droppable)
-        if names and "OWNER" not in place.privileges:
+        # To build an index takes CREATE on the schema, which owners of tables have not by themselves since 15.
+        if names and not ("OWNER" in place.privileges and (target.may_create_in_schema or not target.schema_exists)):
             findings.append(_kept(place, target))
         elif names:
             steps.append(
@@ -111,20 +114,27 @@ def deferrals(
     return tuple(steps), tuple(findings)
 
 
-def _worth(origin: model.Table, place: model.Table, manner: Manner, *, replaced: bool) -> bool:
+def _worth(size: int, place: model.Table, manner: Manner, *, replaced: bool) -> bool:
     # An index of a partitioned table is one of each leaf; those are kept up to date.
     if manner.defer == "never" or place.partitioned:
         return False
-    return manner.defer == "always" or ((replaced or place.occupied is False) and origin.bytes > _WORTH_DEFERRING)
+    return manner.defer == "always" or ((replaced or place.occupied is False) and size > _WORTH_DEFERRING)
 
 
 def _kept(place: model.Table, target: model.Catalog) -> model.Finding:
+    if "OWNER" in place.privileges:
+        schema = target.endpoint.schema
+        why = f"may create nothing in schema {schema} of"
+        fix = f"GRANT CREATE ON SCHEMA {quoted(schema)} TO {quoted(target.user)};"
+    else:
+        why = f"does not own {place.name} on"
+        fix = f"ALTER TABLE {qualified(place.name, target)} OWNER TO {quoted(target.user)};"
     return warn(
         "indexes-kept",
         place.name,
-        f"{target.user} does not own {place.name} on the target {target.endpoint.label}, so its indexes stay in"
-        " place and make the load up to three times slower",
-        f"ALTER TABLE {qualified(place.name, target)} OWNER TO {quoted(target.user)};",
+        f"{target.user} {why} the target {target.endpoint.label}, so the indexes of {place.name} stay in place and make"
+        " the load up to three times slower",
+        fix,
     )
 
 

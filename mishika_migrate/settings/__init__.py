@@ -263,6 +263,12 @@ def _refuse_conflicts(settings: Settings, said: statements.Statements) -> None:
             f"{said.origin('recheck')}: recheck and snapshot exclude each other",
             hint="Leave recheck out: in one snapshot nothing settles.",
         )
+    since, before = settings.spendlogs_since, settings.spendlogs_before
+    if since is not None and before is not None and since >= before:
+        raise errors.ConfigurationError(
+            f"{said.origin('spendlogs_before')}: spendlogs-before {before} is not later than spendlogs-since {since}",
+            hint="Nothing lies between them: give a later one.",
+        )
     both = [name for name in settings.include if name in settings.exclude]
     if both:
         raise errors.ConfigurationError(

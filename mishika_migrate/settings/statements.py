@@ -137,7 +137,7 @@ class Statements:
 
     def executor(self, name: str) -> str:
         value = self.value(name, "threads")
-        if not isinstance(value, str) or not re.fullmatch(r"threads|processes|dask=\S+", value):
+        if not isinstance(value, str) or not re.fullmatch(r"threads|processes|dask=[a-z]+://\S+", value):
             raise self.wrong(name, "threads, processes or dask=ADDRESS, such as dask=tcp://host:8786")
         return value
 
@@ -150,9 +150,9 @@ class Statements:
         value = self.value(name, None)
         try:
             found = datetime.fromisoformat(str(value)) if value is not None else None
-        except ValueError:
+            return found.astimezone(UTC).replace(tzinfo=None) if found is not None and found.tzinfo else found
+        except (ValueError, OverflowError):
             raise self.wrong(name, "a date or time such as 2026-08-01 or 2026-08-01T12:00") from None
-        return found.astimezone(UTC).replace(tzinfo=None) if found is not None and found.tzinfo else found
 
     def since(self, now: datetime) -> datetime | None:
         """The begin of the request log's part: a moment, or so long before now."""

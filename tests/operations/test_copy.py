@@ -277,3 +277,13 @@ def enlarge(url: str, size: int) -> None:
         "    FROM generate_series(1, CASE WHEN n % 10 = 0 THEN 6000 ELSE 30 END) m)"
         f" ), '{{}}' FROM generate_series(1, {size // 20_000}) n",
     )
+
+
+def test_compression_that_the_target_has_not_is_refused_before_anything_is_written(
+    source_url: str, target_url: str, run: Run
+) -> None:
+    known = ask(target_url, "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'")
+    status = 0 if "lz4" in known else 4
+    done = run("copy", "--yes", "--source", source_url, "--target", target_url, "--toast-compression", "lz4")
+    assert done.status == status, done.err
+    assert ask(target_url, f'SELECT count(*) FROM "{KEYS}"') == (KEY_COUNT if status == 0 else 0)

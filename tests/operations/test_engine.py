@@ -113,6 +113,25 @@ def go(
 ID = "analyze public."
 
 
+def away() -> errors.Unreachable:
+    return errors.Unreachable("the database system is starting up", transient=True)
+
+
+def test_server_that_is_away_uses_up_no_attempts_and_is_not_asked_by_everybody(pool: Executor) -> None:
+    """A restart takes seconds, and turns every connection down at once."""
+    heard = Heard()
+    worker = Worker({f"{ID}a": [away() for _ in range(SOON.attempts + 2)]})
+    go(pool, ("a", *(f"t{number}" for number in range(20))), worker, heard, jobs=1)
+    assert len(heard.landed) == 21
+    assert [step for step, _ in worker.attempts[: SOON.attempts + 3]] == [f"{ID}a"] * (SOON.attempts + 3)
+
+
+def test_server_that_stays_away_is_waited_for_as_long_as_is_said(pool: Executor) -> None:
+    heard, worker = Heard(), Worker({f"{ID}a": [away() for _ in range(1000)]})
+    with pytest.raises(errors.Unreachable):
+        go(pool, ("a",), worker, heard, policy=engine.Policy(attempts=1000, seconds=0.5))
+
+
 def test_transient_failure_is_tried_again_and_told(pool: Executor) -> None:
     heard, worker = Heard(), Worker({f"{ID}a": [lost(), lost()]})
     go(pool, ("a", "b"), worker, heard)

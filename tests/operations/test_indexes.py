@@ -174,3 +174,63 @@ def test_who_does_not_own_the_tables_keeps_their_indexes_and_says_so(
     assert f"writer does not own {LOGS} on the target" in " ".join(done.err.split())
     assert ask(target_url, before) == oids
     assert_equal(long_url, target_url, copied(long_url))
+
+
+@pytest.fixture
+def halfway(long_url: str, target_url: str, start: Start, gate: Callable[[str], Gate]) -> tuple[str, str]:
+    """A run that was killed while indexes were away; source and target."""
+    closed = gate("copy")
+    program = start(*arguments(long_url, target_url))
+    wait_until(lambda: closed.reached() and ranges_landed(target_url) > 1)
+    program.kill()
+    closed.open()
+    return long_url, target_url
+
+
+@pytest.mark.parametrize("verb", ["cleanup", "complete"])
+def test_ledger_that_alone_knows_indexes_is_not_dropped(verb: str, halfway: tuple[str, str], run: Run) -> None:
+    source, target = halfway
+    kept = kept_definitions(target)
+    assert kept > 0
+    done = run(verb, "--yes", "--target", target, *(["--source", source] if verb == "complete" else []))
+    assert (done.status, "only the ledger knows what they were" in done.err) == (4, True), done.err
+    assert kept_definitions(target) == kept
+    assert resumed(run, source, target).status == 0
+    assert run("cleanup", "--yes", "--target", target).status == 0
+
+
+def test_invalid_index_of_the_right_name_is_built_anew(halfway: tuple[str, str], run: Run) -> None:
+    source, target = halfway
+    name = "MishikaLLM_SpendLogs_end_user_idx"
+    ask(
+        target,
+        str(ask(target, f"SELECT definition::json ->> 'create' FROM mishika_migrate.index WHERE name = '{name}'")),
+    )
+    ask(target, f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '\"{name}\"'::regclass")
+    again = resumed(run, source, target)
+    assert again.status == 0, again.err
+    assert ask(target, f"SELECT indisvalid FROM pg_index WHERE indexrelid = '\"{name}\"'::regclass")
+    assert_equal(source, target, copied(source))
+
+
+def test_index_with_another_definition_is_named_and_refused(halfway: tuple[str, str], run: Run) -> None:
+    source, target = halfway
+    ask(target, f'CREATE INDEX "MishikaLLM_SpendLogs_end_user_idx" ON "{LOGS}" (end_user, spend)')
+    for words, status in ((("reset", "--yes", "--target", target), 4), (("copy", "--resume"), 5)):
+        ends = ("--source", source, "--target", target) if status == 5 else ()
+        done = run(*words, *ends)
+        assert (done.status, "is there with another definition" in done.err) == (status, True), done.err
+    ask(target, 'DROP INDEX "MishikaLLM_SpendLogs_end_user_idx"')
+    assert resumed(run, source, target).status == 0
+
+
+def test_who_may_not_create_in_the_schema_keeps_the_indexes(
+    long_url: str, target_url: str, writer: str, run: Run
+) -> None:
+    views = "SELECT string_agg(format('CREATE VIEW %%I AS %%s', viewname, definition), ' ') FROM pg_views WHERE"
+    ask(target_url, str(ask(long_url, f"{views} schemaname = 'public'", {})))
+    ask(target_url, "REVOKE CREATE ON SCHEMA public FROM writer, PUBLIC")
+    ask(target_url, f'ALTER TABLE "{LOGS}" OWNER TO writer')
+    done = run(*arguments(long_url, writer))
+    assert "may create nothing in schema public" in " ".join(done.err.split()), done.err
+    assert done.status == 0, done.err

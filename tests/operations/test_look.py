@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from mishika_migrate import model
+from mishika_migrate import errors, model
 from mishika_migrate.sandbox import schema, servers
 from tests.fix_network import Proxy
 from tests.fix_servers import Clone, Pair, assert_equal
@@ -670,3 +670,12 @@ def test_transaction_pooler_in_between_is_refused(
     plan = see(source_url, pooler(target_url))
     assert "is behind a transaction pooler" in one(plan, "transaction-pooler").message
     assert not found(see(source_url, target_url), "transaction-pooler")
+
+
+def test_plan_that_has_grown_old_is_refused_where_rows_would_come_twice(source_url: str, target_url: str) -> None:
+    """As when somebody answers the question of one run after another one has ended."""
+    old = see(source_url, target_url)
+    carry_out(old, source_url, target_url)
+    with pytest.raises(errors.Refused, match="has rows by now, which it had not when the plan was made"):
+        carry_out(old, source_url, target_url)
+    assert_equal(source_url, target_url, ["MishikaLLM_VerificationToken"])

@@ -18,7 +18,7 @@ from mishika_migrate.pg import connect, standbys
 from mishika_migrate.sandbox import accounts
 from tests import fix_faults
 from tests.fix_cluster import Cluster
-from tests.fix_faults import STEP, Program, Start, ask, backends, wait_until
+from tests.fix_faults import IN_RANGES, STEP, Program, Start, ask, backends, ranges_landed, wait_until
 from tests.fix_program import Ended, Run
 from tests.fix_servers import Clone, Pair, assert_equal, endpoint, tables_of
 
@@ -111,6 +111,20 @@ def test_ctrl_c_ends_a_paused_run_and_the_next_one_is_not_paused(
     assert (done.status, "Traceback" in done.err) == (130, False), done.err
     wait_until(lambda: backends(target_url) == backends(source_url) == 0)
     assert_done(run(*arguments(source_url, target_url, *more)), source_url, target_url)
+
+
+def test_resumed_run_keeps_what_the_operator_has_said(long_url: str, target_url: str, start: Start, run: Run) -> None:
+    more = ("--max-rate", "1MB/s", *IN_RANGES)
+    program = start(*arguments(long_url, target_url, *more))
+    wait_until(lambda: under_way(target_url) and ranges_landed(target_url) > 0)
+    throttle(run, target_url, "40MB/s")
+    throttle(run, target_url, "pause")
+    noticed(program, "paused by")
+    program.kill()
+    done = run("copy", "--resume", "--source", long_url, "--target", target_url)
+    assert done.status == 0, done.err
+    assert "at most 40 MB/s, as before" in done.err
+    assert "it was paused before, and goes on now" in done.err
 
 
 def test_throttle_without_a_run_under_way_is_refused(source_url: str, target_url: str, start: Start, run: Run) -> None:

@@ -143,12 +143,15 @@ INDEXES = (index("a"), index("referenced", droppable=False), index("b"))
 
 
 def deferred(
-    defer: Defer, *, size: int = 33 * MB, existing: model.Existing = "refuse", **place: object
+    defer: Defer, *, size: int = 33 * MB, existing: model.Existing = "refuse", creates: bool = True, **place: object
 ) -> tuple[list[tuple[str, tuple[str, ...]]], list[str]]:
     fields = {"indexes": INDEXES, "occupied": False, **place}
     source = catalog("source", [table("t", bytes=size)])
     target = replace(catalog("target", []), tables=(table("t", **fields),))
-    steps, findings = loading.deferrals(["t", "absent"], source, target, loading.Manner(defer=defer), {"t": existing})
+    target = replace(target, may_create_in_schema=creates)
+    steps, findings = loading.deferrals(
+        ["t", "absent"], source, target, loading.Manner(defer=defer), {"t": existing}, {"t": size}
+    )
     return [(step.id, step.names) for step in steps], [f"{finding.severity} {finding.code}" for finding in findings]
 
 
@@ -200,10 +203,14 @@ def test_who_does_not_own_the_table_keeps_its_indexes_and_is_told() -> None:
     assert deferred("never", privileges=ALL - {"OWNER"}) == STAYS
 
 
+def test_who_could_not_build_indexes_again_keeps_them_and_is_told() -> None:
+    assert deferred("auto", creates=False) == ([], ["warn indexes-kept"])
+
+
 def test_warning_says_how_to_become_the_owner() -> None:
     source = catalog("source", [table("t")])
     target = catalog("target", [table("t", indexes=INDEXES, privileges=ALL - {"OWNER"})])
-    _, (finding,) = loading.deferrals(["t"], source, target, loading.Manner(defer="always"), {"t": "refuse"})
+    _, (finding,) = loading.deferrals(["t"], source, target, loading.Manner(defer="always"), {"t": "refuse"}, {})
     assert finding.fix == 'ALTER TABLE "public"."t" OWNER TO "me";'
     assert "me does not own t on the target me@target/db" in finding.message
 

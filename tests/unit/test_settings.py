@@ -340,7 +340,7 @@ def test_executor_and_lag_are_checked(tmp_path: Path) -> None:
     made = load(tmp_path, executor="dask=tcp://host:8786", pause_if_lag="500ms")
     assert (made.executor, made.pause_if_lag) == ("dask=tcp://host:8786", 0.5)
     assert (load(tmp_path).executor, load(tmp_path).pause_if_lag) == ("threads", None)
-    for wrong in ("dask", "dask=", "spark", "dask=a b"):
+    for wrong in ("dask", "dask=", "spark", "dask=a b", "dask=foo"):
         assert "dask=ADDRESS" in refusal(tmp_path, executor=wrong).hint
     assert "500ms" in refusal(tmp_path, pause_if_lag="soon").hint
 
@@ -369,3 +369,13 @@ def test_two_things_about_the_same_rows_are_an_error(values: list[str], tmp_path
     assert "on-existing says two things about" in refusal(tmp_path, on_existing=values).message
     assert "order must be one of size, newest" in refusal(tmp_path, order="oldest").message
     assert "lost must be one of source, target" in refusal(tmp_path, lost="both").message
+
+
+@pytest.mark.parametrize("edge", ["0001-01-01T00:00+14:00", "9999-12-31T23:59-12:00"])
+def test_moment_that_has_no_utc_is_refused(edge: str, tmp_path: Path) -> None:
+    assert "a date or time" in refusal(tmp_path, spendlogs_since=edge).hint
+
+
+def test_interval_without_anything_in_it_is_refused(tmp_path: Path) -> None:
+    told = refusal(tmp_path, spendlogs_since="2026-08-01", spendlogs_before="2026-07-01")
+    assert "is not later than spendlogs-since" in told.message

@@ -20,7 +20,7 @@ from mishika_migrate.operations.copying.steering import Steering
 from mishika_migrate.operations.copying.watch import Watch
 from mishika_migrate.operations.moving import follow
 from mishika_migrate.operations.verifying import verify
-from mishika_migrate.pg import connect, ledger, snapshot
+from mishika_migrate.pg import connect, ledger, snapshot, transfer
 
 RESUME, RESET = "copy --resume", "reset"
 
@@ -192,6 +192,7 @@ class _Copy:
         self._patience.workers = self._workers
         self._steering.jobs = self._workers.jobs
         self._watch.open()
+        self._watch.ask(lambda session: transfer.refuse_method(session, self._target, self._options.compression))
         self._watch.ask(ledger.create)
         if before is None:
             self._enter()
@@ -220,6 +221,12 @@ class _Copy:
                 f"run {left.run} on {self._target.label} is unfinished",
                 hint=f"Continue it: `{self._options.resume}`, or undo it: `{self._options.reset}`.",
             )
+        for table, within in {step.target: step.within for step in self._copies if step.existing == "refuse"}.items():
+            if self._watch.ask(lambda session: transfer.occupied(session, table, within)):  # noqa: B023
+                raise errors.Refused(
+                    f"{table} on {self._target.label} has rows by now, which it had not when the plan was made",
+                    hint="Another run or a proxy has written them: look at them, then run the same command again.",
+                )
         self._hold()
         self._watch.ask(
             lambda session: ledger.begin(

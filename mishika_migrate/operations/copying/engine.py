@@ -86,7 +86,7 @@ class _Try:
     def first(cls, task: work.Task, policy: Policy) -> _Try:
         attempts = iter(
             tenacity.Retrying(
-                stop=tenacity.stop_any(tenacity.stop_after_attempt(policy.attempts), _TooLate(policy.seconds)),
+                stop=tenacity.stop_any(_Enough(policy.attempts), _TooLate(policy.seconds)),
                 wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
                 retry=tenacity.retry_if_exception(_worth_another),
                 sleep=lambda seconds: None,
@@ -106,6 +106,19 @@ class _Try:
         return wait
 
 
+class _Enough(stop_base):
+    """Counts attempts that met a server. One that is away for some seconds, as at a restart, turns connections down at
+    once, and would use up all attempts of some task among many."""
+
+    def __init__(self, attempts: int) -> None:
+        self._left = attempts
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        if not _away(retry_state.outcome.exception() if retry_state.outcome else None):
+            self._left -= 1
+        return self._left <= 0
+
+
 class _TooLate(stop_base):
     """Counts from the first failure: tenacity's own stop_before_delay counts from the start, and a
     table that copied well for an hour still deserves its retries."""
@@ -121,6 +134,11 @@ class _TooLate(stop_base):
         return now + retry_state.upcoming_sleep - self._first > self._seconds
 
 
+def _away(error: BaseException | None) -> bool:
+    """Whether a server that has answered before gives no session now."""
+    return isinstance(error, errors.Unreachable) and error.transient
+
+
 def _worth_another(error: BaseException) -> bool:
     return isinstance(error, errors.ServerError) and error.transient
 
@@ -134,6 +152,7 @@ class _Loop:
     landed: Callable[[model.Landed], None]
     queue: list[_Try]
     running: dict[concurrent.futures.Future[tuple[model.Landed, ...]], _Try] = field(default_factory=dict)
+    away: bool = False
 
     @property
     def open(self) -> bool:
@@ -141,7 +160,8 @@ class _Loop:
 
     def submit(self) -> None:
         now = time.monotonic()
-        ready = [item for item in self.queue if item.ready <= now]
+        # While a server is away only those that have met that ask again, not one after the other of those behind them.
+        ready = [item for item in self.queue if item.ready <= now and not (self.away and item.attempt == 1)]
         # On a silent network each attempt takes a connect_timeout (10 s): behind thousands of ranges the second
         # one would come hours later, and with it the moment to give up.
         ready.sort(key=lambda item: item.attempt, reverse=True)
@@ -161,6 +181,7 @@ class _Loop:
 
     def _take(self, future: concurrent.futures.Future[tuple[model.Landed, ...]], item: _Try) -> None:
         error = future.exception()
+        self.away = _away(error)
         if error is None:
             self._finished(item.task, future.result())
             return

@@ -237,7 +237,7 @@ def _dask(address: str, jobs: int) -> Iterator[Workers]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(address, timeout=_ANSWER_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # a TLS address without certificates is a TypeError
         raise errors.ConfigurationError(
             f"no Dask scheduler answers at {address}: {str(error).splitlines()[0] if str(error) else 'timed out'}",
             hint="Give the address that `dask scheduler` prints, as --executor dask=tcp://host:8786.",

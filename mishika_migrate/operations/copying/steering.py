@@ -40,8 +40,12 @@ class Steering:
 
     def begin(self, session: connect.Session) -> None:
         """Once the run is in the ledger, before its first task."""
-        control.begin(session, run=self._run, rate=self._rate)
-        self._known = control.Orders(rate=self._rate, share=self._rate)
+        orders = control.begin(session, run=self._run, rate=self._rate)
+        if orders.rate != self._rate:
+            self._said.append(f"{throttle.rate(orders.rate)}, as before; `mishika-migrate throttle off` ends that")
+        if orders.paused:
+            self._said.append("it was paused before, and goes on now")
+        self._known = dataclasses.replace(orders, paused=False)
         pace.lead(self._run, self._known)
         if self._standbys is not None:
             self._standbys.start()
