@@ -80,7 +80,7 @@ def show(to: screen.Screen, found: model.Following) -> None:
         rate = f", {words.size(found.rate)}/s written" if found.rate is not None else ""
         screen.say(to, f"{kept}{rate}{_room(found)}")
     if found.subscription is not None and found.subscription.errors:
-        screen.say(to, f"{words.count(found.subscription.errors, 'row')} could not be applied at first")
+        screen.say(to, f"stopped at {words.count(found.subscription.errors, 'error')} since it was started")
     if found.findings:
         terminal.findings(to, found.findings)
 

@@ -72,6 +72,7 @@ def test_address_of_another_database_is_refused_before_the_first_row(move: Move,
     assert other.slots == []
 
 
+@pytest.mark.soak
 def test_started_again_by_todays_address(
     source_url: str, target_url: str, move: Move, pair: Pair, proxy: Callable[[servers.Server], Proxy]
 ) -> None:
@@ -109,7 +110,7 @@ def test_unfinished_copy_is_not_switched_to(move: Move) -> None:
     assert (done.status, "is unfinished" in done.err, "copy --resume" in done.err) == (4, True, True), done.err
 
 
-@pytest.mark.parametrize("words", [("follow", "start"), ("follow", "status")])
+@pytest.mark.parametrize("words", [("follow", "start"), pytest.param(("follow", "status"), marks=pytest.mark.soak)])
 def test_lost_way_back_is_not_ended_by_advice(words: tuple[str, ...], following: Move) -> None:
     following.well(*following.over())
     name = str(ask(following.source, "SELECT subname FROM pg_subscription"))

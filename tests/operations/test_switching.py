@@ -432,7 +432,7 @@ def test_column_that_the_old_side_lacks_closes_the_way_back(following: Tool, sou
     assert following("cutover", "--no-way-back").status == 0
 
 
-@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("alike", [pytest.param(True, marks=pytest.mark.soak), False])
 def test_switch_back_is_taken_back_too(alike: bool, following: Tool, source_url: str, target_url: str) -> None:
     if not alike:  # nor need the sides be
         write(target_url, f'ALTER TABLE "{TEAMS}" ALTER COLUMN spend DROP NOT NULL')

@@ -117,9 +117,9 @@ def test_resumed_run_keeps_what_the_operator_has_said(long_url: str, target_url:
     more = ("--max-rate", "1MB/s", *IN_RANGES)
     program = start(*arguments(long_url, target_url, *more))
     wait_until(lambda: under_way(target_url) and ranges_landed(target_url) > 0)
-    throttle(run, target_url, "40MB/s")
     throttle(run, target_url, "pause")
     noticed(program, "paused by")
+    throttle(run, target_url, "40MB/s")
     program.kill()
     done = run("copy", "--resume", "--source", long_url, "--target", target_url)
     assert done.status == 0, done.err

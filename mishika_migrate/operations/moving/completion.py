@@ -44,8 +44,9 @@ def look(servers: moves.Servers, lost: str) -> Remains:
         sessions = _sessions(stack, servers, lost)
         if "target" in sessions:
             ledger.lock(sessions["target"], servers["target"].end)
-            ledger.refuse_indexes_away(sessions["target"], servers["target"].end)
         _refuse_kept(servers, sessions)
+        if "target" in sessions:
+            ledger.refuse_indexes_away(sessions["target"], servers["target"].end)
         found: dict[model.Role, tuple[str, ...]] = {"source": (), "target": ()}
         fenced: list[model.Role] = []
         for role, session in sessions.items():
