@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mishika_migrate.cli import options, watching
+from mishika_migrate.cli import options, switches, watching
 
 if TYPE_CHECKING:
     from mishika_migrate import model
@@ -42,7 +42,7 @@ def status(
     config: options.Config = None,
     watch: options.Watch = None,
     interval: options.Interval = None,
-    max_lag: options.MaxLag = None,
+    max_lag: switches.MaxLag = None,
     json: options.Json = None,
     verbose: options.Verbose = None,
 ) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mishika_migrate.cli import options
+from mishika_migrate.cli import options, proofs
 
 if TYPE_CHECKING:
     from mishika_migrate import model
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def probe(
-    proxy: options.Proxy = None,
-    sample_keys: options.SampleKeys = None,
-    master_key_env: options.MasterKeyEnv = None,
+    proxy: proofs.Proxy = None,
+    sample_keys: proofs.SampleKeys = None,
+    master_key_env: proofs.MasterKeyEnv = None,
     target: options.Target = None,
     matrix: options.Matrix = None,
     config: options.Config = None,
-    allow_unchecked: options.AllowUnchecked = None,
-    report: options.Report = None,
+    allow_unchecked: proofs.AllowUnchecked = None,
+    report: proofs.Report = None,
     json: options.Json = None,
     verbose: options.Verbose = None,
 ) -> int:

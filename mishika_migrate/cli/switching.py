@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mishika_migrate import errors
-from mishika_migrate.cli import options
+from mishika_migrate.cli import options, switches
 
 if TYPE_CHECKING:
     from mishika_migrate import model
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 def cutover(
     source: options.Source = None,
     target: options.Target = None,
-    source_from_target: options.SourceFromTarget = None,
-    target_from_source: options.TargetFromSource = None,
+    source_from_target: switches.SourceFromTarget = None,
+    target_from_source: switches.TargetFromSource = None,
     matrix: options.Matrix = None,
     config: options.Config = None,
-    method: options.SwitchMethod = None,
-    on_switch: options.OnSwitch = None,
-    timeout: options.Timeout = None,
-    max_lag: options.MaxLag = None,
-    margin: options.Margin = None,
-    way_back: options.WayBack = None,
+    method: switches.SwitchMethod = None,
+    on_switch: switches.OnSwitch = None,
+    timeout: switches.Timeout = None,
+    max_lag: switches.MaxLag = None,
+    margin: switches.Margin = None,
+    way_back: switches.WayBack = None,
     dry_run: options.DryRun = None,
-    abort: options.Abort = None,
+    abort: switches.Abort = None,
     jobs: options.Jobs = None,
     lock_timeout: options.LockTimeout = None,
     yes: options.Yes = None,
@@ -57,16 +57,16 @@ def cutover(
 def rollback(
     source: options.Source = None,
     target: options.Target = None,
-    source_from_target: options.SourceFromTarget = None,
-    target_from_source: options.TargetFromSource = None,
+    source_from_target: switches.SourceFromTarget = None,
+    target_from_source: switches.TargetFromSource = None,
     matrix: options.Matrix = None,
     config: options.Config = None,
-    on_switch: options.OnSwitch = None,
-    timeout: options.Timeout = None,
-    max_lag: options.MaxLag = None,
-    margin: options.Margin = None,
-    way_back: options.WayBack = None,
-    lost: options.Lost = None,
+    on_switch: switches.OnSwitch = None,
+    timeout: switches.Timeout = None,
+    max_lag: switches.MaxLag = None,
+    margin: switches.Margin = None,
+    way_back: switches.WayBack = None,
+    lost: switches.Lost = None,
     dry_run: options.DryRun = None,
     jobs: options.Jobs = None,
     lock_timeout: options.LockTimeout = None,
@@ -232,7 +232,7 @@ def complete(
     source: options.Source = None,
     target: options.Target = None,
     config: options.Config = None,
-    lost: options.Lost = None,
+    lost: switches.Lost = None,
     yes: options.Yes = None,
     json: options.Json = None,
     verbose: options.Verbose = None,

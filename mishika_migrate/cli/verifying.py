@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mishika_migrate.cli import options
+from mishika_migrate.cli import options, proofs
 
 if TYPE_CHECKING:
     from mishika_migrate import model
@@ -34,22 +34,22 @@ def verify(
     proxy_config: options.ProxyConfig = None,
     matrix: options.Matrix = None,
     config: options.Config = None,
-    level: options.Level = None,
-    hash: options.Hash = None,
-    sample: options.Sample = None,
-    max_differences: options.MaxDifferences = None,
-    fenced: options.Fenced = None,
-    recheck: options.Recheck = None,
-    recheck_wait: options.RecheckWait = None,
-    view_timeout: options.ViewTimeout = None,
-    snapshot: options.Snapshot = None,
-    sample_keys: options.SampleKeys = None,
-    salt_key_env: options.SaltKeyEnv = None,
-    master_key_env: options.MasterKeyEnv = None,
-    allow_unchecked: options.AllowUnchecked = None,
-    proxy: options.Proxy = None,
+    level: proofs.Level = None,
+    hash: proofs.Hash = None,
+    sample: proofs.Sample = None,
+    max_differences: proofs.MaxDifferences = None,
+    fenced: proofs.Fenced = None,
+    recheck: proofs.Recheck = None,
+    recheck_wait: proofs.RecheckWait = None,
+    view_timeout: proofs.ViewTimeout = None,
+    snapshot: proofs.Snapshot = None,
+    sample_keys: proofs.SampleKeys = None,
+    salt_key_env: proofs.SaltKeyEnv = None,
+    master_key_env: proofs.MasterKeyEnv = None,
+    allow_unchecked: proofs.AllowUnchecked = None,
+    proxy: proofs.Proxy = None,
     jobs: options.Jobs = None,
-    report: options.Report = None,
+    report: proofs.Report = None,
     json: options.Json = None,
     quiet: options.Quiet = None,
     verbose: options.Verbose = None,
